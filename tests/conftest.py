@@ -1,15 +1,47 @@
-"""One torch thread and no hub, for every test."""
+"""One torch thread and no hub, for every test; tiny models for those that ask."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from pathlib import Path
 
 import pytest
+import tiny
 import torch
+
+from alloytune.models.load import load_model, load_tokenizer, quiet
+from alloytune.models.state import ModelState
+from alloytune.tasks.classification import Classification
+
+TASK = Classification(("bad", "good"))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    quiet()
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_gpt2(tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture
+def state(bert: Path) -> ModelState:
+    """Give a tiny BERT with a head for two labels."""
+    model, fresh = load_model(TASK.auto_class, str(bert), load_tokenizer(str(bert)), 0, **TASK.config)
+    return ModelState(model, fresh)

@@ -121,8 +121,7 @@ def resolve(text: str, roles: RoleTable, where: str) -> frozenset[str]:
 def sizes(roles: RoleTable) -> str:
     """Give the roles there are with their parameter counts, as `head 1,155, layers[0:6] 10,646,784, ...`."""
     counted = [
-        f"{role} {sum(prod(roles.shapes[name]) for name in names):,}"
-        for role, names in sorted(roles.members.items())
+        f"{role} {sum(prod(roles.shapes[name]) for name in names):,}" for role, names in sorted(roles.members.items())
     ]
     stacks = [f"{path}[0:{len(layers)}]" for path, layers in sorted(roles.stacks.items())]
     return ", ".join(counted + stacks)
@@ -180,9 +179,7 @@ def _require_word(word: str, known: tuple[str, ...], text: str, before: str = ""
 
 def _index(node: ast.expr, text: str) -> int | slice:
     if isinstance(node, ast.Slice):
-        bounds = [
-            None if part is None else _integer(part, text) for part in (node.lower, node.upper, node.step)
-        ]
+        bounds = [None if part is None else _integer(part, text) for part in (node.lower, node.upper, node.step)]
         if bounds[2] == 0:
             raise ValueError(f"a step of 0 in {text!r} selects no layer; leave the step out")
         return slice(*bounds)
@@ -204,9 +201,7 @@ def _integer(node: ast.expr, text: str) -> int:
 def _resolve(selection: Selection, text: str, roles: RoleTable, where: str) -> frozenset[str]:
     match selection:
         case Joined(left, operator, right):
-            return _join(
-                _resolve(left, text, roles, where), operator, _resolve(right, text, roles, where), text, where
-            )
+            return _join(_resolve(left, text, roles, where), operator, _resolve(right, text, roles, where), text, where)
         case Role(path):
             names = _members(path, roles)
         case Layers(path, index):
@@ -214,9 +209,7 @@ def _resolve(selection: Selection, text: str, roles: RoleTable, where: str) -> f
         case Named(pattern):
             names = frozenset(name for name in roles.shapes if fnmatchcase(name, pattern))
     if not names:
-        raise InputError(
-            where, f"{_show(selection)!r} matches nothing in this model", f"there are: {sizes(roles)}"
-        )
+        raise InputError(where, f"{_show(selection)!r} matches nothing in this model", f"there are: {sizes(roles)}")
     return names
 
 
@@ -238,14 +231,10 @@ def _layers(path: str, index: int | slice, roles: RoleTable) -> frozenset[str]:
     return layers[index] if -len(layers) <= index < len(layers) else frozenset()
 
 
-def _join(
-    left: frozenset[str], operator: str, right: frozenset[str], text: str, where: str
-) -> frozenset[str]:
+def _join(left: frozenset[str], operator: str, right: frozenset[str], text: str, where: str) -> frozenset[str]:
     names = {"|": left | right, "&": left & right, "-": left - right}[operator]
     if not names:
-        raise InputError(
-            where, f"{text!r} matches nothing: its parts cancel out", "change or drop one of them"
-        )
+        raise InputError(where, f"{text!r} matches nothing: its parts cancel out", "change or drop one of them")
     if operator == "-" and names == left:
         raise InputError(where, f"a part after '-' in {text!r} takes nothing away", "drop it")
     if operator == "|" and (right <= left or left <= right):
@@ -258,9 +247,7 @@ def _show(selection: Selection) -> str:
         case Role(path):
             return path
         case Layers(path, slice() as index):
-            bounds = ":".join(
-                "" if part is None else str(part) for part in (index.start, index.stop, index.step)
-            )
+            bounds = ":".join("" if part is None else str(part) for part in (index.start, index.stop, index.step))
             return f"{path}[{bounds.removesuffix(':')}]" if index.step is None else f"{path}[{bounds}]"
         case Layers(path, index):
             return f"{path}[{index}]"

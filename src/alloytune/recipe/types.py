@@ -3,11 +3,10 @@
 These types say what is allowed; `alloytune.recipe.read` reads a file into them and reports every mistake at once.
 """
 
-import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from alloytune.selection import parse
 
@@ -15,14 +14,11 @@ Metric = Literal["accuracy", "macro_f1"]
 
 
 def _check_selection(text: str) -> str:
-    parse(text)
+    try:
+        parse(text)
+    except RecursionError:
+        raise ValueError(f"the selection '{text[:40]}...' is too deep to read; shorten it") from None
     return text
-
-
-def _check_rate(value: float) -> float:
-    if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"a rate must be a finite number above 0, not {value}")
-    return value
 
 
 def _read_share(value: Any) -> Any:
@@ -32,28 +28,64 @@ def _read_share(value: Any) -> Any:
 
 
 def _check_interval(text: str) -> str:
+    if read_interval(text)[1] == "minute":
+        raise ValueError(
+            f"{text!r} would depend on the machine's speed; write '1 epoch', '0.5 epochs' or '200 updates'"
+        )
+    return text
+
+
+def _check_cadence(text: str) -> str:
     read_interval(text)
     return text
 
 
 def read_interval(text: str) -> tuple[float, str]:
-    """Read `20 updates` or `0.5 epochs` into its number and unit, `update` or `epoch`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s+(update|epoch)s?\s*", text)
+    """Read `20 updates`, `0.5 epochs` or `5 minutes` into its number and unit: `update`, `epoch` or `minute`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s+(update|epoch|minute)s?\s*", text)
     if not match or float(match[1]) <= 0 or (match[2] == "update" and not float(match[1]).is_integer()):
         raise ValueError(f"{text!r} is not an interval; write '1 epoch', '0.5 epochs' or '200 updates'")
     return float(match[1]), match[2]
 
 
-SelectionText = Annotated[str, AfterValidator(_check_selection)]
-Rate = Annotated[float, AfterValidator(_check_rate)]
-Share = Annotated[float, BeforeValidator(_read_share), Field(ge=0, lt=1)]
-Interval = Annotated[str, AfterValidator(_check_interval)]
+# `format` tells the schema, the reference page and the error messages what kind of text or number a key takes.
+SelectionText = Annotated[
+    str, AfterValidator(_check_selection), WithJsonSchema({"type": "string", "minLength": 1, "format": "selection"})
+]
+Rate = Annotated[float, Field(gt=0), WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "format": "rate"})]
+Share = Annotated[
+    float,
+    BeforeValidator(_read_share),
+    Field(ge=0, lt=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+                {"type": "string", "pattern": r"^\s*\d{1,2}(\.\d+)?\s*%\s*$"},
+            ],
+            "format": "share",
+        }
+    ),
+]
+Interval = Annotated[
+    str, AfterValidator(_check_interval), WithJsonSchema({"type": "string", "minLength": 1, "format": "interval"})
+]
+Cadence = Annotated[
+    str, AfterValidator(_check_cadence), WithJsonSchema({"type": "string", "minLength": 1, "format": "interval"})
+]
 
 
 class Part(BaseModel):
-    """Base of every part of a recipe: strict about keys, and not changed once it is read."""
+    """Base of every part of a recipe: strict about keys and types, and not changed once it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        str_strip_whitespace=True,
+        str_min_length=1,
+    )
 
 
 class Split(Part):
@@ -70,20 +102,14 @@ class Split(Part):
 class Data(Part):
     """Where the examples are and what is done to them before training."""
 
-    train: str | None = Field(
-        None, description="CSV, TSV, JSONL or Parquet file; relative to the recipe's folder."
-    )
-    validation: str | None = Field(
-        None, description="File with validation rows; cut from train where absent."
-    )
+    train: str | None = Field(None, description="CSV, TSV, JSONL or Parquet file; relative to the recipe's folder.")
+    validation: str | None = Field(None, description="File with validation rows; cut from train where absent.")
     test: str | None = Field(None, description="File with test rows; cut from train where absent.")
     text: str = Field("text", description="Column with the text.")
     text_pair: str | None = Field(None, description="Column with a second text, for tasks on pairs.")
     label: str = Field("label", description="Column with the label.")
     encoding: str = Field("utf-8", description="Encoding of CSV, TSV and JSONL files.")
-    rows: int | None = Field(
-        None, ge=10, description="Use at most so many rows, drawn in the labels' proportion."
-    )
+    rows: int | None = Field(None, ge=10, description="Use at most so many rows, drawn in the labels' proportion.")
     repair: bool = Field(True, description="Repair broken characters (ftfy).")
     near_duplicates: bool = Field(True, description="Keep near-duplicates within one split.")
     split: Split = Field(Split(), description="How missing splits are cut.")
@@ -107,9 +133,7 @@ class Bottleneck(Part):
         "sequential", description="On the layer's output, or beside the layer on its input."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    on: SelectionText = Field(
-        "attention | mlp", description="Blocks whose output projection gets an adapter."
-    )
+    on: SelectionText = Field("attention | mlp", description="Blocks whose output projection gets an adapter.")
 
 
 class Attach(Part):
@@ -135,12 +159,9 @@ class Until(Part):
 class Accept(Part):
     """The test that a stage must pass to be kept."""
 
-    metric: Metric | None = Field(
-        None, description="Validation score that counts; the recipe's metric where absent."
-    )
+    metric: Metric | None = Field(None, description="Validation score that counts; the recipe's metric where absent.")
     gain: float = Field(
         0.0,
-        allow_inf_nan=False,
         description="What the score must at least gain on the model before the stage.",
     )
 
@@ -161,34 +182,32 @@ class Otherwise(Part):
 class Stage(Part):
     """One phase of training: which weights move, how fast, until when, and what happens then."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="A short word; names the stage's folder.")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$",
+        description="A short word; names the stage's folder.",
+        json_schema_extra={"format": "word"},
+    )
     attach: Attach | None = Field(None, description="Adapter to add before training.")
     merge: bool = Field(False, description="Fold the attached adapter into the base weights before training.")
     train: SelectionText = Field(description="The selection that moves; everything else stays as it is.")
-    rate: Rate | None = Field(
-        None, description="Learning rate of everything that moves and has no rate of its own."
-    )
+    rate: Rate | None = Field(None, description="Learning rate of everything that moves and has no rate of its own.")
     rates: dict[SelectionText, Rate] = Field(
-        {}, description="Learning rates by selection; the first that holds a weight counts."
+        {},
+        description="Learning rates by selection; the first that holds a weight counts.",
+        examples=[{"head": 1e-3, "layers[-2:]": 1e-4}],
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="Course of the rate after the warm-up; linear and cosine end at 0."
     )
     warmup: Share = Field(0.06, description="Share of the stage in which the rate rises from 0.")
-    weight_decay: float = Field(
-        0.01, ge=0, allow_inf_nan=False, description="AdamW's decay; never on biases and norms."
-    )
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay; never on biases and norms.")
     clip: float | None = Field(
         1.0, gt=0, description="Largest gradient norm over all that moves; null for no clipping."
     )
     until: Until = Field(Until(epochs=3), description="When the stage ends.")
     evaluate: Interval = Field("1 epoch", description="How often validation is scored within the stage.")
-    keep: Literal["best", "last"] = Field(
-        "best", description="Weights to keep: of the best evaluation or the last."
-    )
-    accept: Accept | None = Field(
-        None, description="The test to pass; where absent, the stage is always kept."
-    )
+    keep: Literal["best", "last"] = Field("best", description="Weights to keep: of the best evaluation or the last.")
+    accept: Accept | None = Field(None, description="The test to pass; where absent, the stage is always kept.")
     otherwise: Literal["rollback", "retry", "skip", "stop"] | Otherwise = Field(
         "rollback",
         description=(
@@ -208,20 +227,21 @@ class Recipe(Part):
     )
     task: Literal["classification"] = Field("classification", description="What is learned.")
     data: Data = Field(Data(), description="Where the examples are.")
-    seed: int = Field(
-        0, ge=0, description="Decides the split, the head's first weights, the batches and dropout."
-    )
+    seed: int = Field(0, ge=0, description="Decides the split, the head's first weights, the batches and dropout.")
     metric: Metric = Field("macro_f1", description="Validation score that chooses the best weights.")
     batch: int = Field(32, ge=1, description="Examples per update.")
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="Examples per forward pass, to save memory; the result is the same. All of the update's where absent.",
+        description="Examples per forward pass, to save memory; the result is the same. The whole batch where absent.",
     )
     max_length: int | None = Field(
         None, ge=4, description="Tokens per example at most; the model's own limit where absent."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of matrix products; auto takes bfloat16 where the processor has it."
+    )
+    checkpoint: Cadence = Field(
+        "5 minutes", description="How often a running stage is saved, so that a killed run goes on from there."
     )
     stages: list[Stage] = Field(min_length=1, description="The stages, in order.")

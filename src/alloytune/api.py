@@ -1,0 +1,65 @@
+"""The Python call: `alloytune.tune(data, model=..., recipe="hybrid")`."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from alloytune import run
+from alloytune.errors import InputError
+from alloytune.models.load import quiet
+from alloytune.recipe.read import read_recipe, recipe_read
+from alloytune.recipe.types import Recipe
+from alloytune.record.folder import default_output
+from alloytune.use import Tuned, load_tuned
+from alloytune.watch import Silent, Watcher
+
+
+def tune(
+    data: Any,
+    model: str | None = None,
+    recipe: str | Path | Mapping[str, Any] | Recipe = "hybrid",
+    *,
+    output: str | Path | None = None,
+    seed: int | None = None,
+    overrides: tuple[str, ...] = (),
+    watcher: Watcher | None = None,
+    **columns: Any,
+) -> Tuned:
+    """Fine-tune a model on a table and give the result.
+
+    `data` is a file's path, or a table: polars or pandas data frame, list of dicts, dict of lists. `recipe` is a
+    shipped recipe's name, a file, a mapping, or a Recipe. `columns` are keys of the recipe's `data`, such as
+    `text="tweet", label="mood"`. Raises InputError for what cannot be used, RecipeError with every mistake at once.
+    """
+    quiet()
+    table = None if isinstance(data, str | Path) else _table(data)
+    given: dict[str, Any] = {"data": columns} if columns else {}
+    if table is None:
+        given.setdefault("data", {})["train"] = str(data)
+    given |= {key: value for key, value in {"model": model, "seed": seed}.items() if value is not None}
+    read = (
+        read_recipe(str(recipe), overrides, given)
+        if isinstance(recipe, str | Path)
+        else recipe_read(recipe, overrides, given)
+    )
+    if read.recipe.model is None:
+        raise InputError("model", "no model was named", 'give one, such as model="bert-base-uncased"')
+    where = Path(output) if output else default_output(str(data) if table is None else "table", datetime.now())
+    folder = run.start(read, where, watcher or Silent(), table)
+    return load_tuned(folder.path)
+
+
+def _table(data: Any) -> pl.DataFrame:
+    if isinstance(data, pl.DataFrame):
+        return data
+    if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas, which is no dependency
+        return pl.DataFrame(data.to_dict(orient="list"), strict=False)
+    try:
+        return pl.DataFrame(data, strict=False)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise InputError(
+            "data", f"{type(data).__name__} is no table ({error})", "give a path or a data frame"
+        ) from error

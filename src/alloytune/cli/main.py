@@ -1,0 +1,300 @@
+"""The command line. What is heavy is imported by the command that needs it, so that help answers at once."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from alloytune.errors import AlloytuneError, InputError
+
+if TYPE_CHECKING:
+    from alloytune.recipe.read import ReadRecipe
+
+app = typer.Typer(
+    name="alloytune",
+    help="Fine-tune pretrained language models with full, partial and adapter stages in one run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Hub id, folder, or package:NAME/PATH inside an installed package.")
+]
+DataOption = Annotated[str | None, typer.Option("--data", help="Training table: CSV, TSV, JSONL or Parquet.")]
+ValidationOption = Annotated[str | None, typer.Option("--validation", help="Validation table; else cut from --data.")]
+TestOption = Annotated[str | None, typer.Option("--test", help="Test table; else cut from --data.")]
+TextOption = Annotated[str | None, typer.Option("--text", help="Column with the text.")]
+PairOption = Annotated[str | None, typer.Option("--text-pair", help="Column with a second text.")]
+LabelOption = Annotated[str | None, typer.Option("--label", help="Column with the label.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as stages.0.rate=1e-5.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the whole run.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to make.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the table.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Read the options that all commands share; `main` has taken --debug out already."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="A recipe file, or a shipped recipe's name.")
+    ] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    validation: ValidationOption = None,
+    test: TestOption = None,
+    text: TextOption = None,
+    text_pair: PairOption = None,
+    label: LabelOption = None,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+    output: OutputOption = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a stopped run.")] = None,
+) -> None:
+    """Train by a recipe, or go on with a run that was stopped."""
+    if resume is not None:
+        if recipe is not None:
+            raise InputError("--resume", "the run has its recipe already", f"leave {recipe!r} away")
+        from alloytune import run
+
+        with _terminal() as terminal:
+            finished = (resume / "results.json").exists()
+            folder = run.resume(resume, terminal)
+            if finished:
+                console.print(f"{resume} is finished already.")
+                terminal.on_end(folder)
+        return
+    if recipe is None:
+        raise InputError("train", "no recipe was given", "name one, such as hybrid, or --resume RUN")
+    read = _read(recipe, model, data, validation, test, text, text_pair, label, overrides, seed)
+    from alloytune import run
+    from alloytune.recipe.read import require_complete
+    from alloytune.record.folder import default_output
+
+    require_complete(read)
+    with _terminal() as terminal:
+        run.start(read, output or default_output(read.recipe.data.train or recipe, datetime.now()), terminal)
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument,
+    model: ModelOption = None,
+    data: DataOption = None,
+    validation: ValidationOption = None,
+    test: TestOption = None,
+    text: TextOption = None,
+    text_pair: PairOption = None,
+    label: LabelOption = None,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Read everything and train nothing: what each stage moves, what the data holds, what it will cost."""
+    read = _read(recipe, model, data, validation, test, text, text_pair, label, overrides, seed)
+    from alloytune.recipe.read import require_complete
+
+    require_complete(read)
+    from alloytune import build
+    from alloytune.data.prepare import prepare
+    from alloytune.estimate import estimate
+    from alloytune.models.load import quiet
+    from alloytune.report.tables import audit_table, estimate_table
+
+    quiet()
+    dataset = prepare(build.build_data_settings(read.recipe))
+    console.print(audit_table(dataset.audit.to_json()))
+    session = build.build_session(read.recipe, dataset)
+    console.print(estimate_table(estimate(session)))
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV, TSV, JSONL or Parquet with the text column.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV or JSONL to write; the terminal where absent.")
+    ] = None,
+    encoding: EncodingOption = "utf-8",
+) -> None:
+    """Predict labels for a table, with the probability of each."""
+    import polars as pl
+
+    from alloytune.data.read import read_table, require_columns
+    from alloytune.models.load import quiet
+    from alloytune.use import load_tuned
+
+    if output is not None and output.suffix not in (".csv", ".jsonl"):
+        raise InputError("--output", f"{str(output)!r} is neither .csv nor .jsonl", "give one of the two")
+    quiet()
+    given = read_table(table, encoding)
+    tuned = load_tuned(run)
+    renamed = _task_columns(tuned.results["recipe"]["data"], given, table, with_label=False, require=require_columns)
+    answers = tuned.predict_table(renamed)
+    answers = answers.rename({column: f"predicted_{column}" for column in answers.columns if column in given.columns})
+    result = pl.concat([given, answers], how="horizontal")
+    if num_empty := answers.to_series(0).null_count():
+        typer.echo(f"{num_empty} rows have no text and get no answer", err=True)
+    if output is None:
+        sys.stdout.write(result.write_csv())
+    elif output.suffix == ".csv":
+        result.write_csv(output)
+    else:
+        result.write_ndjson(output)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with text and label columns.")],
+    encoding: EncodingOption = "utf-8",
+) -> None:
+    """Score a run's model on a labelled table."""
+    from alloytune.data.read import read_table, require_columns
+    from alloytune.models.load import quiet
+    from alloytune.report.tables import test_table
+    from alloytune.use import load_tuned
+
+    quiet()
+    given = read_table(table, encoding)
+    tuned = load_tuned(run)
+    renamed = _task_columns(tuned.results["recipe"]["data"], given, table, with_label=True, require=require_columns)
+    filled = renamed.drop_nulls()
+    if dropped := renamed.height - filled.height:
+        typer.echo(f"{dropped} rows without text or label are left out", err=True)
+    console.print(test_table({"test": tuned.evaluate_table(filled), "labels": tuned.results["labels"]}))
+
+
+@app.command()
+def show(run: RunArgument) -> None:
+    """Show what a run did and reached."""
+    from alloytune.record.folder import RunFolder
+    from alloytune.report.tables import audit_table, run_report
+
+    folder = RunFolder.open(run)
+    report = run_report(folder)
+    console.print(audit_table(folder.read("data/audit.json")))
+    console.print(report)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe's file.")] = None,
+) -> None:
+    """List the shipped recipes, or print one."""
+    from alloytune.recipe.shipped import shipped_names, shipped_summary, shipped_text
+
+    if name is not None:
+        typer.echo(shipped_text(name), nl=False)
+        return
+    for known in shipped_names():
+        console.print(f"[bold]{known:<14}[/] {shipped_summary(known)}", highlight=False)
+
+
+@app.command()
+def demo(
+    rows: Annotated[str, typer.Option("--rows", help="Tweets to use: a number, all, or auto for what fits.")] = "auto",
+    output: OutputOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Run the founding recipe on 38,158 raw tweets with a real model (needs the demo extra)."""
+    from alloytune.demo import run_demo
+
+    with _terminal() as terminal:
+        run_demo(rows, output, seed, terminal)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line and its exit code."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        app()
+    except AlloytuneError as error:
+        if debug:
+            raise
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", err=True)
+        sys.exit(1)
+
+
+def _read(
+    recipe: str,
+    model: str | None,
+    data: str | None,
+    validation: str | None,
+    test: str | None,
+    text: str | None,
+    text_pair: str | None,
+    label: str | None,
+    overrides: list[str] | None,
+    seed: int | None,
+) -> "ReadRecipe":
+    """Read a recipe with the command line's options over it."""
+    from alloytune.recipe.read import read_recipe
+
+    columns = {
+        "train": data,
+        "validation": validation,
+        "test": test,
+        "text": text,
+        "text_pair": text_pair,
+        "label": label,
+    }
+    given: dict[str, Any] = {key: value for key, value in {"model": model, "seed": seed}.items() if value is not None}
+    if chosen := {key: value for key, value in columns.items() if value is not None}:
+        given["data"] = chosen
+    return read_recipe(recipe, overrides or (), given)
+
+
+def _task_columns(data: dict[str, Any], given: Any, path: Path, *, with_label: bool, require: Any) -> Any:
+    """Give the columns that a run was trained on, under the names that the task knows."""
+    wanted = {"text": data["text"]}
+    if data["text_pair"]:
+        wanted["text_pair"] = data["text_pair"]
+    if with_label:
+        wanted["label"] = data["label"]
+    require(given, path.name, list(wanted.values()))
+    return given.select([given[column].alias(name) for name, column in wanted.items()])
+
+
+@contextmanager
+def _terminal() -> Iterator[Any]:
+    from alloytune.cli.progress import Terminal
+    from alloytune.models.load import quiet
+
+    quiet()
+    terminal = Terminal(console)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+if __name__ == "__main__":
+    main()

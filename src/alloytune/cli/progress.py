@@ -1,0 +1,125 @@
+"""A run on the terminal: what cleaning did, a bar per stage, the verdicts, the tables at the end."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from alloytune.record.folder import RunFolder
+from alloytune.report.tables import audit_table, run_report
+from alloytune.watch import Silent
+
+SMOOTHING = 0.95  # of the loss shown: about the mean of the last 20 updates
+
+
+class Terminal(Silent):
+    """Shows a run as it goes. Where the output is no terminal, a line per evaluation takes the bar's place."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._total: float = 1.0
+        self._loss: float | None = None
+        self._began = time.monotonic()
+
+    def on_data(self, folder: RunFolder) -> None:
+        """Show the audit."""
+        self.console.print(audit_table(folder.read("data/audit.json")))
+        self.console.print(f"every dropped row with its reason: {folder.data / 'audit.json'}\n")
+
+    def on_model(self, session: Any) -> None:
+        """Show the model in a line."""
+        num_weights = sum(weight.numel() for weight in session.state.model.parameters())
+        cut = sum(session.num_cut.values())
+        self.console.print(
+            f"model {session.source}: {num_weights:,} parameters, on {session.machine.device} in "
+            f"{str(session.machine.precision).removeprefix('torch.')}"
+        )
+        if cut:
+            self.console.print(
+                f"[yellow]{cut:,} rows are longer than {session.max_length} tokens and are read up to there[/]"
+            )
+
+    def on_stage(self, number: int, stage: Any, plan: Any, progress: Any) -> None:
+        """Begin a bar."""
+        self._close_bar()
+        where = f" from update {progress.update}" if progress.update else ""
+        self.console.print(f"\n[bold]stage {number + 1}: {stage.name}[/] trains {stage.train}{where}", highlight=False)
+        self._loss = None
+        self._total = plan.max_updates or 0
+        self._bar = Progress(
+            TextColumn("  {task.fields[state]}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("", total=1.0, state="", completed=0.0)
+        self._plan = plan
+
+    def on_step(self, step: Any, progress: Any) -> None:
+        """Move the bar."""
+        self._loss = step.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * step.loss
+        if self._bar is not None:
+            speed = progress.num_tokens / max(progress.seconds, 1e-9)
+            of = f"/{self._total}" if self._total else ""
+            state = f"update {step.update}{of}  loss {self._loss:.4f}  {speed:,.0f} tokens/s"
+            done = self._plan.progress(step.update + 0.5, progress.seconds)
+            self._bar.update(self._task, completed=min(done, 1.0), state=state)
+
+    def on_scores(self, scores: Any, progress: Any) -> None:
+        """Show an evaluation."""
+        values = scores.values
+        mark = "  best so far" if progress.best_update == progress.update else ""
+        loss = "" if self._loss is None else f"  training loss {self._loss:.4f}"
+        self.console.print(
+            f"  update {progress.update}: accuracy {values['accuracy']:.4f}  macro-F1 {values['macro_f1']:.4f}  "
+            f"loss {values['loss']:.4f}{loss}{mark}",
+            highlight=False,
+        )
+
+    def on_retry(self, number: int, result: Mapping[str, Any]) -> None:
+        """Tell that a stage is tried again."""
+        self._close_bar()
+        self.console.print(f"  [yellow]not accepted ({result['reason']}): again, at lower rates[/]")
+
+    def on_stage_end(self, number: int, result: Mapping[str, Any]) -> None:
+        """Show scores, change and verdict."""
+        self._close_bar()
+        if "scores" not in result:
+            self.console.print(f"\nstage {number + 1}: {result['name']} [yellow]not run[/]: {result['reason']}")
+            return
+        values, change = result["scores"]["values"], result["change"]
+        color = "green" if result["decision"] == "kept" else "yellow"
+        self.console.print(
+            f"  accuracy {values['accuracy']:.4f} ({change['accuracy']:+.4f})  "
+            f"macro-F1 {values['macro_f1']:.4f} ({change['macro_f1']:+.4f})  "
+            f"[{color}]{result['decision']}[/] ({result['reason']})",
+            highlight=False,
+        )
+
+    def on_finish(self, doing: str) -> None:
+        """Tell what happens after the last stage."""
+        self._close_bar()
+        self.console.print(f"{doing} ...")
+
+    def on_end(self, folder: RunFolder) -> None:
+        """Show the tables."""
+        self.console.print()
+        self.console.print(run_report(folder))
+        self.console.print(f"whole run: {time.monotonic() - self._began:.0f} s", highlight=False)
+
+    def close(self) -> None:
+        """Leave the terminal tidy, whatever happened."""
+        self._close_bar()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

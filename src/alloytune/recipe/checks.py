@@ -1,0 +1,104 @@
+"""The rules across fields of a recipe: what each value alone may be, but not together."""
+
+from collections.abc import Iterator
+
+from alloytune.recipe.adapters import check_adapters
+from alloytune.recipe.places import KeyPath, Mistake
+from alloytune.recipe.types import Data, Recipe, Stage
+
+
+def check(recipe: Recipe) -> Iterator[Mistake]:
+    """Find every combination that is impossible, or in which a setting would be ignored."""
+    yield from _check_data(recipe.data)
+    yield from _check_split(recipe.data)
+    if recipe.micro_batch is not None and recipe.micro_batch > recipe.batch:
+        message = f"{recipe.micro_batch} is more than batch ({recipe.batch}); a micro-batch is a part of the batch"
+        yield Mistake(("micro_batch",), message, about=(("batch",),))
+    yield from _check_names(recipe.stages)
+    for index, stage in enumerate(recipe.stages):
+        yield from _check_stage(stage, ("stages", index))
+    yield from check_adapters(recipe.stages)
+
+
+def _check_data(data: Data) -> Iterator[Mistake]:
+    """A column has one meaning."""
+    columns = {"label": data.label, "text_pair": data.text_pair}
+    for key, column in columns.items():
+        if column == data.text:
+            message = f"{column!r} is the text column, too; name another column"
+            yield Mistake(("data", key), message, about=(("data", "text"),))
+    if data.text_pair == data.label and data.text_pair != data.text:
+        message = f"{data.text_pair!r} is the label column, too; name another column"
+        yield Mistake(("data", "text_pair"), message, about=(("data", "label"),))
+
+
+def _check_split(data: Data) -> Iterator[Mistake]:
+    """What is cut from the training rows must leave some, and validation must come from somewhere."""
+    path: KeyPath = ("data", "split")
+    validation = data.split.validation if data.validation is None else 0.0
+    test = data.split.test if data.test is None else 0.0
+    about = ((*path, "validation"), (*path, "test"), ("data", "validation"), ("data", "test"))
+    if validation + test >= 1:
+        message = f"validation ({validation:.4g}) and test ({test:.4g}) together leave no rows to train on"
+        yield Mistake(path, f"{message}; they must add up to less than 100%", about=about)
+    if data.validation is None and validation == 0:
+        message = (
+            "0 leaves no validation rows, and every stage is judged on them; give a share, or a file as data.validation"
+        )
+        yield Mistake((*path, "validation"), message, about=about)
+    if isinstance(data.split.stratify, str) and data.split.stratify != data.label:
+        message = (
+            f"{data.split.stratify!r} is not the label column ({data.label!r}); splits keep the shares of labels only"
+        )
+        yield Mistake((*path, "stratify"), message, about=(("data", "label"),))
+
+
+def _check_names(stages: list[Stage]) -> Iterator[Mistake]:
+    """A stage's name names its folder, so no two are the same."""
+    first: dict[str, int] = {}
+    for index, stage in enumerate(stages):
+        if stage.name in first:
+            number = first[stage.name]
+            message = f"{stage.name!r} is the name of stages[{number}], too; every stage needs its own"
+            yield Mistake(("stages", index, "name"), message, about=(("stages", number, "name"),))
+        first.setdefault(stage.name, index)
+
+
+def _check_stage(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
+    """What must hold within one stage."""
+    if stage.rate is None and not stage.rates:
+        message = "'rate' is missing; give a number above 0, such as 2e-4, or `rates` by selection"
+        yield Mistake((*path, "rate"), message, about=((*path, "rates"),))
+    if stage.accept is None and "otherwise" in stage.model_fields_set:
+        message = "'otherwise' never happens without `accept`; add `accept: {gain: 0}`, or remove it"
+        yield Mistake((*path, "otherwise"), message, at_key=True, about=((*path, "accept"),))
+    yield from _check_until(stage, (*path, "until"))
+    yield from _check_attach(stage, (*path, "attach"))
+
+
+def _check_until(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
+    """A stage needs a limit that is surely reached."""
+    limits = (stage.until.epochs, stage.until.updates, stage.until.minutes)
+    if any(limit is not None for limit in limits):
+        return
+    about = tuple((*path, key) for key in ("epochs", "updates", "minutes", "patience"))
+    if stage.until.patience is None:
+        yield Mistake(path, "the stage has no end; give epochs, updates or minutes, such as {epochs: 3}", about=about)
+    else:
+        message = (
+            "patience alone may never end the stage; give epochs, updates or minutes beside it, "
+            f"such as {{epochs: 10, patience: {stage.until.patience}}}"
+        )
+        yield Mistake(path, message, about=about)
+
+
+def _check_attach(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
+    """A stage adds one adapter of one kind."""
+    if stage.attach is None:
+        return
+    about = ((*path, "lora"), (*path, "bottleneck"))
+    if stage.attach.lora is None and stage.attach.bottleneck is None:
+        yield Mistake(path, "attach names no adapter; write {lora: {rank: 8}} or {bottleneck: {}}", about=about)
+    elif stage.attach.lora is not None and stage.attach.bottleneck is not None:
+        message = "lora and bottleneck cannot be attached at once; keep one of them in this stage"
+        yield Mistake(path, message, about=about)

@@ -1,0 +1,153 @@
+"""What was probably meant: the nearest valid word for a wrong one."""
+
+import difflib
+from collections.abc import Sequence
+
+from alloytune.recipe import shape
+from alloytune.recipe.places import KeyPath, Mistake
+
+# Words of other tools that people will type, and our word for them.
+SYNONYMS = {
+    "adapters": "attach",
+    "base_model": "model",
+    "batch_size": "batch",
+    "bf16": "precision",
+    "dataset": "data",
+    "datasets": "data",
+    "description": "about",
+    "dev": "validation",
+    "early_stopping_patience": "patience",
+    "epoch": "epochs",
+    "eval": "validation",
+    "eval_file": "validation",
+    "eval_steps": "evaluate",
+    "fp16": "precision",
+    "fraction": "factor",
+    "gradient_accumulation_steps": "micro_batch",
+    "gradient_clipping": "clip",
+    "houlsby": "bottleneck",
+    "init_lr": "rate",
+    "label_column": "label",
+    "labels": "label",
+    "learning_rate": "rate",
+    "learning_rates": "rates",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "lora_r": "rank",
+    "lr": "rate",
+    "lr_scheduler": "schedule",
+    "lr_scheduler_type": "schedule",
+    "lrs": "rates",
+    "max_epochs": "epochs",
+    "max_grad_norm": "clip",
+    "max_len": "max_length",
+    "max_samples": "rows",
+    "max_seq_length": "max_length",
+    "max_steps": "updates",
+    "max_train_samples": "rows",
+    "microbatch": "micro_batch",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "model_path": "model",
+    "n_epochs": "epochs",
+    "non_linearity": "activation",
+    "num_epochs": "epochs",
+    "num_steps": "updates",
+    "num_train_epochs": "epochs",
+    "on_fail": "otherwise",
+    "parameters": "train",
+    "params": "train",
+    "per_device_train_batch_size": "micro_batch",
+    "phases": "stages",
+    "pretrained": "model",
+    "pretrained_model_name_or_path": "model",
+    "r": "rank",
+    "random_seed": "seed",
+    "reduction_factor": "reduction",
+    "retries": "times",
+    "save_best": "keep",
+    "scheduler": "schedule",
+    "select": "train",
+    "selection": "train",
+    "sentence": "text",
+    "sentence1": "text",
+    "sentence2": "text_pair",
+    "stage": "stages",
+    "steps": "updates",
+    "target": "label",
+    "target_modules": "on",
+    "task_name": "task",
+    "task_type": "task",
+    "test_file": "test",
+    "test_size": "test",
+    "text_b": "text_pair",
+    "text_column": "text",
+    "train_batch_size": "batch",
+    "train_file": "train",
+    "trainable": "train",
+    "unfreeze": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation_file": "validation",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    "wd": "weight_decay",
+}
+
+
+def nearest_word(word: str, known: Sequence[str], cutoff: float = 0.5) -> str | None:
+    """Give the known word that is spelt most like another, or holds it; None where nothing is near."""
+    bare = word.lower().replace("-", "_")
+    close = difflib.get_close_matches(bare, known, n=1, cutoff=cutoff)
+    holding = [each for each in known if bare and bare in each]
+    return next(iter(close or holding), None)
+
+
+def unknown_key(path: KeyPath) -> Mistake:
+    """Say what was probably meant by a key that is not known where it stands, the last one of `path`."""
+    key, parent = str(path[-1]), path[:-1]
+    known = shape.keys(parent)
+    if set(key) & set("()[]|"):
+        message = (
+            f"unknown key {key!r}; it looks like a piece of a selection: inside {{...}} one with a comma needs quotes"
+        )
+        return Mistake(path, message, at_key=True)
+    bare = key.lower().replace("-", "_")
+    word = SYNONYMS.get(bare, bare)
+    close = word if word in known else nearest_word(key, known, cutoff=0.65)
+    if close:
+        message = f"unknown key {key!r}; did you mean {close!r}?"
+        return Mistake(path, message, at_key=True, hides=((*parent, close),))
+    homes = _homes(word, parent)
+    if not homes:
+        there_is = f"there are {', '.join(known)}" if known else "nothing may stand below it"
+        return Mistake(path, f"unknown key {key!r}; {there_is}", at_key=True)
+    start = tuple("[]" if isinstance(part, int) else part for part in parent)
+    message = f"unknown key {key!r}; {_belongs(word, homes, start)}"
+    hides = tuple((*parent, home[len(start)]) for home in homes if len(home) > len(start))
+    return Mistake(path, message, at_key=True, hides=hides)
+
+
+def _homes(word: str, parent: KeyPath) -> list[KeyPath]:
+    """Give the mappings that have a key: those below `parent` if there are any, else all."""
+    start = tuple("[]" if isinstance(part, int) else part for part in parent)
+    homes = shape.homes().get(word, [])
+    below = [home for home in homes if home[: len(start)] == start]
+    return (below or homes)[:2]
+
+
+def _belongs(word: str, homes: list[KeyPath], start: KeyPath) -> str:
+    if homes[0][: len(start)] == start and "[]" not in homes[0][len(start) :]:
+        nested = f"{word}: ..."
+        for part in reversed(homes[0][len(start) :]):
+            nested = f"{part}: {{{nested}}}"
+        return f"did you mean '{nested}'?"
+    return f"{word!r} belongs {' or '.join(map(_name_home, homes))}"
+
+
+def _name_home(home: KeyPath) -> str:
+    words = [str(part) for part in home if part not in ("stages", "[]")]
+    inside = f"under `{'.'.join(words)}`" if words else ""
+    if "stages" in home:
+        return f"in a stage, {inside}" if inside else "in a stage"
+    return inside or "at the top of the recipe"

@@ -1,0 +1,130 @@
+"""Read a recipe, and report every mistake in it at once.
+
+A file becomes plain values with their places; values from the command line are put over them; pydantic checks each
+value and `checks` the rules between them; paths become absolute.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from alloytune.errors import Problem, RecipeError
+from alloytune.recipe.checks import check
+from alloytune.recipe.found import find
+from alloytune.recipe.overrides import apply
+from alloytune.recipe.places import KeyPath, Mistake, Places, starts_with
+from alloytune.recipe.sound import sound_part
+from alloytune.recipe.types import Recipe
+from alloytune.recipe.wording import mistakes_in
+from alloytune.recipe.yaml_text import load
+
+MODEL_REMEDY = "'model' is missing; add `model: ...` to the recipe, or give --model"
+TRAIN_REMEDY = "'data.train' is missing; add `data: {train: FILE}` to the recipe, or give the file on the command line"
+
+
+@dataclass(frozen=True)
+class ReadRecipe:
+    """A recipe with what it was read from: the name shown in messages, the text and the overrides as given."""
+
+    recipe: Recipe
+    source: str
+    text: str
+    overrides: tuple[str, ...] = ()
+
+
+def read_recipe(
+    name_or_path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> ReadRecipe:
+    """Read a shipped recipe by its name, or a file; raises RecipeError with every mistake found.
+
+    `overrides` are texts such as `stages.0.rate=1e-5` or `stages.full.rate=1e-5`, their values in YAML. `defaults`
+    are values of other options, nested as in a recipe; None is an option that was not given. Both replace what the
+    file says. Paths in the file are relative to its folder; all others, and those of a shipped recipe, to the
+    working directory.
+    """
+    found = find(name_or_path)
+    value, places = load(found.text, found.source)
+    value, problems = apply(value, places, defaults or {}, overrides)
+    recipe, mistakes = _examine(value)
+    problems += places.problems(mistakes)
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return ReadRecipe(_with_absolute_paths(recipe, found.folder, places), found.source, found.text, tuple(overrides))
+
+
+def recipe_from(value: Mapping[str, Any] | Recipe, source: str = "recipe") -> Recipe:
+    """Check a recipe built in code as strictly as one from a file; raises RecipeError with every mistake found."""
+    plain = value.model_dump(mode="json", exclude_unset=True) if isinstance(value, Recipe) else _plain(value)
+    places = Places(source)
+    if not isinstance(plain, dict):
+        raise RecipeError([Problem(source, None, None, "", f"{type(value).__name__} is not a mapping or a Recipe")])
+    recipe, mistakes = _examine(plain)
+    if mistakes or recipe is None:
+        raise RecipeError(places.problems(mistakes))
+    return _with_absolute_paths(recipe, Path.cwd(), places)
+
+
+def require_complete(read: ReadRecipe) -> None:
+    """Raise RecipeError where a recipe does not yet say which model and which data it is for."""
+    missing = {"model": (read.recipe.model, MODEL_REMEDY), "data.train": (read.recipe.data.train, TRAIN_REMEDY)}
+    problems = [Problem(read.source, None, None, key, text) for key, (value, text) in missing.items() if value is None]
+    if problems:
+        raise RecipeError(problems)
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """Give a recipe with every default filled in, ready for JSON; `recipe_from` reads it into the same recipe."""
+    value = recipe.model_dump(mode="json")
+    for stage in value["stages"]:
+        if stage["accept"] is None:
+            del stage["otherwise"]  # it never happens, and reading refuses it
+    return value
+
+
+def _examine(value: dict[str, Any]) -> tuple[Recipe | None, list[Mistake]]:
+    """Check values one by one and together; the recipe is None where a value is mistaken."""
+    try:
+        recipe = Recipe.model_validate(value)
+        return recipe, list(check(recipe))
+    except ValidationError as error:
+        mistakes = mistakes_in(error, value)
+    sound, unsure = sound_part(value, mistakes)
+    if sound is not None:
+        mistakes += [mistake for mistake in check(sound) if not _rests_on(mistake, unsure)]
+    return None, mistakes
+
+
+def _rests_on(mistake: Mistake, unsure: set[KeyPath]) -> bool:
+    return any(starts_with(path, start) for path in (mistake.path, *mistake.about) for start in unsure)
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path, places: Places) -> Recipe:
+    """Make the paths to files absolute; those not given by the file are relative to the working directory."""
+
+    def absolute(text: str, path: KeyPath) -> str:
+        start = folder if places.origin(path) is None else Path.cwd()
+        return os.path.abspath(start / Path(text).expanduser())
+
+    files = {key: getattr(recipe.data, key) for key in ("train", "validation", "test")}
+    changed = {key: absolute(text, ("data", key)) for key, text in files.items() if text is not None}
+    update: dict[str, Any] = {"data": recipe.data.model_copy(update=changed)} if changed else {}
+    if recipe.model is not None:
+        at = absolute(recipe.model, ("model",))
+        is_path = recipe.model.startswith(("./", "../", "~", "/")) or Path(at).is_dir()
+        update |= {"model": at} if is_path else {}
+    return recipe.model_copy(update=update) if update else recipe
+
+
+def _plain(value: Any) -> Any:
+    """Turn mappings, tuples and paths of Python code into what a file could hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -1,0 +1,78 @@
+"""Writing that leaves either the whole new thing or the old one: aside, synced, then renamed."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alloytune.errors import SaveError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON to a file in one step; raises SaveError and leaves the old file whole if that fails."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step; raises SaveError and leaves the old file whole if that fails."""
+    aside = path.with_name(f".{path.name}.partial")
+    with save_errors(path):
+        try:
+            aside.write_text(text, encoding="utf-8")
+            _sync(aside)
+            aside.replace(path)
+            _sync(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill; it takes the place of `path` when the block ends, and vanishes when it fails.
+
+    The folder that stood there before is whole until the new one is complete and synced.
+    """
+    aside = path.with_name(f".{path.name}.partial")
+    old = path.with_name(f".{path.name}.old")
+    with save_errors(path):
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            yield aside
+            for file in sorted(aside.rglob("*")):
+                _sync(file)
+            _sync(aside)
+            if path.exists():
+                path.rename(old)
+            aside.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def save_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write into a SaveError that names the place and what to do."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors wraps the system's error, so a full disk is known by its text as well
+        if not isinstance(error, OSError) and "os error" not in str(error).lower():
+            raise
+        raise SaveError(
+            f"{path}: cannot be saved ({error}); what was saved before is whole: make room or choose another "
+            "--output, then continue with --resume"
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,121 @@
+"""The folder that a run leaves: complete and readable without the program."""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from alloytune.errors import InputError
+from alloytune.record.atomic import write_json, write_text
+
+
+class StageFolder:
+    """What one stage leaves: `steps.jsonl`, `scores.jsonl`, `result.json` once it has ended, `checkpoint/` if kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint"
+
+    def result(self) -> dict[str, Any] | None:
+        """Give how the stage ended; None while it has not."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Note how the stage ended: from now on a resume passes over it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "result.json", dict(result))
+
+    def progress_folders(self) -> list[Path]:
+        """Give the checkpoints from within the stage, newest first."""
+        return sorted(self.path.glob("progress-*"), reverse=True)
+
+    def progress_folder(self, attempt: int, update: int) -> Path:
+        """Give the place of a checkpoint from within the stage."""
+        return self.path / f"progress-{attempt:02d}-{update:08d}"
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add a line to `steps.jsonl` or `scores.jsonl`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(dict(row)) + "\n")
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Read `steps.jsonl` or `scores.jsonl`; a last line cut short by a kill is left out."""
+        return list(_whole_lines(self.path / f"{name}.jsonl"))
+
+    def forget_after(self, attempt: int, update: int) -> None:
+        """Drop the lines of updates that a resume carries out anew."""
+        for name in ("steps", "scores"):
+            file = self.path / f"{name}.jsonl"
+            if file.exists():
+                kept = [row for row in self.rows(name) if (row["attempt"], row["update"]) <= (attempt, update)]
+                write_text(file, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+class RunFolder:
+    """A run's folder and the places in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data = path / "data"
+        self.model = path / "model"
+        self.adapter = path / "adapter"
+        self.base = path / "base"
+
+    @classmethod
+    def create(cls, path: Path) -> "RunFolder":
+        """Make a new run folder; raises InputError if something is there already."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(
+                "output",
+                f"{str(path)!r} exists and is not empty",
+                "choose another --output, or go on with the run in it: alloytune train --resume " + str(path),
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open the folder of an earlier run; raises InputError if there is none."""
+        if not (path / "resolved.json").exists():
+            raise InputError("run", f"{str(path)!r} is no run folder", "give a folder that alloytune train has made")
+        return cls(path)
+
+    def stage(self, number: int, name: str) -> StageFolder:
+        """Give the folder of a stage; `number` counts from 0, the folder's name from 01."""
+        return StageFolder(self.path / "stages" / f"{number + 1:02d}-{name}")
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Read one of the run's JSON files, such as `results.json`."""
+        file = self.path / name
+        if not file.exists():
+            raise InputError(
+                "run", f"{str(self.path)!r} has no {name} yet", f"finish it: alloytune train --resume {self.path}"
+            )
+        value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return value
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write one of the run's JSON files."""
+        write_json(self.path / name, dict(value))
+
+
+def default_output(source: str, now: datetime) -> Path:
+    """Give a run folder's name that is still free, such as runs/tweets-20261123-1542."""
+    stem = Path(source).stem or "run"
+    path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M}"
+    number = 2
+    while path.exists():
+        path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M}-{number}"
+        number += 1
+    return path
+
+
+def _whole_lines(file: Path) -> Iterator[dict[str, Any]]:
+    if not file.exists():
+        return
+    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)

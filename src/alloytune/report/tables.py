@@ -1,0 +1,151 @@
+"""Tables for the terminal, made from what a run wrote."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from alloytune.record.folder import RunFolder
+
+MAX_CLASSES = 20  # more are left to results.json
+MAX_CONFUSION = 8
+
+
+def audit_table(audit: Mapping[str, Any]) -> RenderableType:
+    """Show what cleaning read, repaired, dropped and kept."""
+    table = Table(title="Data", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table.add_row("rows read", f"{audit['read']:,}")
+    table.add_row("repaired (broken characters)", f"{audit['repaired']:,}")
+    for reason, count in sorted(audit["dropped"].items(), key=lambda item: -item[1]):
+        table.add_row(f"dropped: {reason}", f"{count:,}")
+    if audit["not_used"]:
+        table.add_row("not used (row limit)", f"{audit['not_used']:,}")
+    for split, count in audit["kept"].items():
+        table.add_row(split, f"{count:,}")
+    warnings = [Text(f"note: {warning}", style="yellow") for warning in audit["warnings"]]
+    return Group(table, *warnings)
+
+
+def stages_table(results: Mapping[str, Any]) -> Table:
+    """Show what each stage trained, cost and reached."""
+    table = Table(title="Stages", title_justify="left")
+    table.add_column("stage")
+    for heading in ("trained", "share", "seconds", "tokens/s", "peak MiB", "accuracy", "macro-F1", "change"):
+        table.add_column(heading, justify="right")
+    table.add_column("decision")
+    start = results["start"]["values"]
+    table.add_row("(start)", *[""] * 5, f"{start['accuracy']:.4f}", f"{start['macro_f1']:.4f}", "", "")
+    for stage in results["stages"]:
+        table.add_row(*_stage_cells(stage))
+    return table
+
+
+def _stage_cells(stage: Mapping[str, Any]) -> list[str]:
+    if "scores" not in stage:
+        return [stage["name"], *[""] * 8, stage["decision"]]
+    values = stage["scores"]["values"]
+    return [
+        stage["name"],
+        f"{stage['trained_parameters']:,}",
+        f"{stage['trained_parameters'] / stage['parameters']:.1%}",
+        f"{stage['seconds']:.1f}",
+        f"{stage['tokens_per_second']:,.0f}",
+        f"{stage['peak_memory_bytes'] / 2**20:,.0f}",
+        f"{values['accuracy']:.4f}",
+        f"{values['macro_f1']:.4f}",
+        f"{stage['change']['macro_f1']:+.4f}",
+        stage["decision"] + (f" (try {stage['tries']})" if stage["tries"] > 1 else ""),
+    ]
+
+
+def test_table(results: Mapping[str, Any]) -> RenderableType:
+    """Show the test scores with their intervals, figures per class and the confusion table where they fit."""
+    test = results["test"]
+    if test is None:
+        return Text("No rows were kept for a test.")
+    table = Table(title=f"Test ({test['rows']:,} rows)", title_justify="left")
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for metric, (low, high) in test["intervals"].items():
+        table.add_row(metric, f"{test['values'][metric]:.4f}", f"{low:.4f} to {high:.4f}")
+    parts: list[RenderableType] = [table]
+    if len(results["labels"]) <= MAX_CLASSES:
+        parts.append(per_class_table(test["details"]["per_class"]))
+    if len(results["labels"]) <= MAX_CONFUSION:
+        parts.append(confusion_table(results["labels"], test["details"]["confusion"]))
+    return Group(*parts)
+
+
+def per_class_table(classes: list[Mapping[str, Any]]) -> Table:
+    """Show precision, recall and F1 of every class."""
+    table = Table(title="Per class", title_justify="left")
+    table.add_column("label")
+    for heading in ("precision", "recall", "F1", "rows"):
+        table.add_column(heading, justify="right")
+    for entry in classes:
+        figures = [f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")]
+        table.add_row(entry["label"], *figures, f"{entry['rows']:,}")
+    return table
+
+
+def confusion_table(labels: list[str], counts: list[list[int]]) -> Table:
+    """Show true labels by row, predicted ones by column."""
+    table = Table(title="True label (rows) against predicted (columns)", title_justify="left")
+    table.add_column("")
+    for label in labels:
+        table.add_column(label, justify="right")
+    for label, row in zip(labels, counts, strict=True):
+        table.add_row(label, *(f"{count:,}" for count in row))
+    return table
+
+
+def predictions_table(predictions: list[Mapping[str, Any]]) -> Table:
+    """Show some predictions on test rows."""
+    table = Table(title="Five test rows", title_justify="left")
+    table.add_column("text", max_width=60, no_wrap=True, overflow="ellipsis")
+    for heading in ("label", "predicted"):
+        table.add_column(heading)
+    table.add_column("probability", justify="right")
+    for row in predictions:
+        style = "" if row["label"] == row["predicted"] else "red"
+        text = " ".join(row["text"].split())
+        table.add_row(Text(text), row["label"], Text(row["predicted"], style=style), f"{row['probability']:.2f}")
+    return table
+
+
+def run_report(folder: RunFolder) -> RenderableType:
+    """Show everything about a finished run."""
+    results = folder.read("results.json")
+    parts: list[RenderableType] = [stages_table(results), test_table(results)]
+    if results["predictions"]:
+        parts.append(predictions_table(results["predictions"]))
+    parts.append(Text(f"Saved: {', '.join(str(folder.path / name) for name in results['saved'])}"))
+    parts.append(Text(f"Use it: alloytune predict {folder.path} NEW.csv --output predictions.csv", style="bold"))
+    return Group(*parts)
+
+
+def estimate_table(cost: Any) -> RenderableType:
+    """Show what each stage moves and costs; `cost` is an `alloytune.estimate.Estimate`."""
+    table = Table(title="Stages (measured on a few updates; nothing was trained)", title_justify="left")
+    table.add_column("stage")
+    table.add_column("train")
+    table.add_column("adapter")
+    for heading in ("moves", "share", "updates", "s/update", "minutes", "peak MiB"):
+        table.add_column(heading, justify="right")
+    for stage in cost.stages:
+        table.add_row(
+            stage.name,
+            stage.train,
+            stage.attached,
+            f"{stage.num_trained:,}",
+            f"{stage.num_trained / stage.num_parameters:.1%}",
+            "by time" if stage.num_updates is None else f"{stage.num_updates:,}",
+            f"{stage.seconds_per_update:.3f}",
+            "" if stage.num_updates is None else f"{stage.seconds / 60:.1f}",
+            f"{stage.peak_memory_bytes / 2**20:,.0f}",
+        )
+    whole = Text(f"The whole run, scoring included: about {cost.seconds / 60:.1f} minutes on this machine.")
+    return Group(table, whole)

@@ -1,0 +1,50 @@
+"""Which examples make up which update: shuffled, with neighbours in length together, fixed by seed and epoch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alloytune.tasks.task import Batch, Example
+
+POOL = 50  # batches whose examples are sorted by length together; larger pads less and mixes less
+
+
+@dataclass(frozen=True)
+class Updates:
+    """The endless series of updates over some examples.
+
+    The micro-batches of update n depend on nothing but n, the seed and the sizes, so a resumed run sees the same.
+    """
+
+    examples: Sequence[Example]
+    batch: int
+    micro_batch: int
+    seed: int
+    collate: Callable[[Sequence[Example]], Batch]
+
+    @property
+    def per_epoch(self) -> int:
+        """Give the updates in one pass over the examples."""
+        return -(-len(self.examples) // self.batch)
+
+    def after(self, done: int) -> Iterator[list[Batch]]:
+        """Give the micro-batches of update `done` + 1, `done` + 2 and so on."""
+        epoch, start = divmod(done, self.per_epoch)
+        while True:
+            for chosen in self.epoch(epoch)[start:]:
+                yield [
+                    self.collate([self.examples[n] for n in chosen[first : first + self.micro_batch]])
+                    for first in range(0, len(chosen), self.micro_batch)
+                ]
+            epoch, start = epoch + 1, 0
+
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """Give the example numbers of every update of an epoch; each example stands in exactly one."""
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.examples))
+        lengths = np.array([example.num_tokens for example in self.examples])
+        pools = [order[start : start + POOL * self.batch] for start in range(0, len(order), POOL * self.batch)]
+        by_length = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+        chosen = [by_length[start : start + self.batch] for start in range(0, len(by_length), self.batch)]
+        return [chosen[n] for n in random.permutation(len(chosen))]

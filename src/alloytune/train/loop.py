@@ -1,0 +1,90 @@
+"""The one training loop. Which weights move, how fast, and on what loss are values passed in."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from alloytune.errors import NotFiniteError
+from alloytune.machine import Machine
+from alloytune.tasks.task import Batch
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished update. `loss` is the mean over the update's targets, `rate` that of the first group."""
+
+    update: int
+    loss: float
+    grad_norm: float
+    rate: float
+    num_targets: int
+    num_tokens: int
+
+
+def training_steps(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    updates: Iterable[list[Batch]],
+    summed_loss: Loss,
+    machine: Machine,
+    *,
+    multiplier: Callable[[int], float],
+    clip: float | None,
+    seed: int,
+    done: int = 0,
+) -> Iterator[Step]:
+    """Train, giving control back after every update.
+
+    `updates` are the micro-batches of update `done` + 1 and on; the loss is divided by the targets of the update, so
+    that how it is split changes nothing. `multiplier` gives the rate's multiplier by update number. Every update draws
+    its random numbers from `seed` and its own number, so that a resumed run draws the same.
+    Raises NotFiniteError before the update when loss or gradient is not finite.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, micro_batches in enumerate(updates, done + 1):
+        model.train()
+        torch.manual_seed(_mix(seed, number))
+        num_targets = sum(batch.num_targets for batch in micro_batches)
+        shares: list[Tensor] = []
+        for batch in micro_batches:
+            with machine.autocast():
+                share = summed_loss(model, batch.to(machine.device)) / num_targets
+            share.backward()  # type: ignore[no-untyped-call]
+            shares.append(share.detach())
+        loss = float(torch.stack(shares).sum())
+        grad_norm = float(clip_grad_norm_(weights, clip if clip is not None else math.inf))
+        _stop_unless_finite(loss, grad_norm, number, micro_batches)
+        rate = _set_rates(optimizer, multiplier(number))
+        optimizer.step()
+        optimizer.zero_grad()
+        num_tokens = sum(batch.num_tokens for batch in micro_batches)
+        yield Step(number, loss, grad_norm, rate, num_targets, num_tokens)
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, multiplier: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * multiplier
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def _stop_unless_finite(loss: float, grad_norm: float, number: int, micro_batches: list[Batch]) -> None:
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
+    rows = [row for batch in micro_batches for row in batch.rows]
+    shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    raise NotFiniteError(
+        f"update {number}: {what}; stopped before it changed a weight. Rows of this update: {shown}. "
+        "A lower rate, a longer warm-up or precision: float32 usually mends it"
+    )
+
+
+def _mix(seed: int, number: int) -> int:
+    """Give one seed per update, without the neighbours' streams touching (splitmix64's constant)."""
+    return (seed * 0x9E3779B97F4A7C15 + number) % 2**63

@@ -1,0 +1,184 @@
+"""One stage of training around the loop: evaluate, keep the best, stop in time, save what a resume needs."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from alloytune.errors import Interrupted
+from alloytune.machine import Machine
+from alloytune.models.weights import copy_weights, put_weights
+from alloytune.tasks.task import Scores
+from alloytune.train.batches import Updates
+from alloytune.train.loop import Loss, Step, training_steps
+from alloytune.train.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """How long a stage trains and how it is watched; intervals are in updates unless named otherwise."""
+
+    seed: int
+    schedule: Schedule
+    clip: float | None
+    max_updates: int | None
+    max_seconds: float | None
+    patience: int | None
+    evaluate_every: int
+    keep: Literal["best", "last"]
+    metric: str
+    checkpoint_updates: int | None = None
+    checkpoint_seconds: float | None = None
+
+    def progress(self, update: int, seconds: float) -> float:
+        """Give how much of the stage lies behind the middle of an update, 0 to 1, by the nearest limit."""
+        by_updates = (update - 0.5) / self.max_updates if self.max_updates else 0.0
+        by_seconds = seconds / self.max_seconds if self.max_seconds else 0.0
+        return max(by_updates, by_seconds)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands; with the weights and the optimizer's memory all that a resume needs."""
+
+    update: int = 0
+    seconds: float = 0.0  # of training alone
+    num_tokens: int = 0
+    evaluated: int = 0  # update of the last evaluation
+    best_update: int = 0
+    best: Scores | None = None
+    waited: int = 0  # evaluations since the best
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields in JSON's types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Progress":
+        """Read what `to_json` gave."""
+        best = None if value["best"] is None else Scores(**value["best"])
+        return cls(**{**value, "best": best})
+
+
+class StageWatcher(Protocol):
+    """Who is told of every update and every evaluation."""
+
+    def on_step(self, step: Step, progress: Progress) -> None:
+        """Take note of a finished update."""
+
+    def on_scores(self, scores: Scores, progress: Progress) -> None:
+        """Take note of an evaluation within the stage."""
+
+
+@dataclass
+class StageRun:
+    """The moving parts of a stage that is being trained. `best` holds the weights of the best evaluation."""
+
+    model: nn.Module
+    optimizer: torch.optim.AdamW
+    moving: frozenset[str]
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def run_stage(
+    run: StageRun,
+    updates: Updates,
+    summed_loss: Loss,
+    machine: Machine,
+    plan: StagePlan,
+    *,
+    evaluate: Callable[[], Scores],
+    save: Callable[[Progress], None],
+    watcher: StageWatcher,
+    stop_requested: Callable[[], bool],
+    progress: Progress,
+) -> Progress:
+    """Train a stage to its end and leave the kept weights in the model; give its last progress.
+
+    `progress` is where to go on from. Raises Interrupted, after saving, when a stop was requested.
+    """
+    clock = _Clock(progress.seconds)
+    saved_update, saved_at = progress.update, time.monotonic()
+    steps = training_steps(
+        run.model,
+        run.optimizer,
+        updates.after(progress.update),
+        summed_loss,
+        machine,
+        multiplier=lambda update: plan.schedule(plan.progress(update, clock.seconds())),
+        clip=plan.clip,
+        seed=plan.seed,
+        done=progress.update,
+    )
+    while not _ended(plan, progress):
+        with clock.running():
+            step = next(steps)
+        progress = replace(
+            progress, update=step.update, seconds=clock.seconds(), num_tokens=progress.num_tokens + step.num_tokens
+        )
+        watcher.on_step(step, progress)
+        if step.update % plan.evaluate_every == 0 or _ended(plan, progress):
+            progress = _evaluate(run, plan, progress, evaluate(), watcher)
+        if stop_requested():
+            save(progress)
+            raise Interrupted("stopped; everything up to the last update is saved")
+        if _checkpoint_due(plan, progress.update - saved_update, time.monotonic() - saved_at):
+            save(progress)
+            saved_update, saved_at = progress.update, time.monotonic()
+    if plan.keep == "best":
+        put_weights(run.model, run.best)
+    return progress
+
+
+def _evaluate(run: StageRun, plan: StagePlan, progress: Progress, scores: Scores, watcher: StageWatcher) -> Progress:
+    """Take an evaluation into account; equal scores are told apart by the loss."""
+    better = progress.best is None or _rank(scores, plan.metric) > _rank(progress.best, plan.metric)
+    progress = replace(progress, evaluated=progress.update, waited=0 if better else progress.waited + 1)
+    if better or plan.keep == "last":
+        progress = replace(progress, best=scores, best_update=progress.update)
+    if better and plan.keep == "best":
+        run.best = copy_weights(run.model, run.moving)
+    watcher.on_scores(scores, progress)
+    return progress
+
+
+def _rank(scores: Scores, metric: str) -> tuple[float, float]:
+    return scores.values[metric], -scores.values["loss"]
+
+
+def _ended(plan: StagePlan, progress: Progress) -> bool:
+    return (
+        (plan.max_updates is not None and progress.update >= plan.max_updates)
+        or (plan.max_seconds is not None and progress.seconds >= plan.max_seconds)
+        or (plan.patience is not None and progress.waited >= plan.patience)
+    )
+
+
+def _checkpoint_due(plan: StagePlan, updates: int, seconds: float) -> bool:
+    return (plan.checkpoint_updates is not None and updates >= plan.checkpoint_updates) or (
+        plan.checkpoint_seconds is not None and seconds >= plan.checkpoint_seconds
+    )
+
+
+class _Clock:
+    """Seconds of training, evaluation and saving left out."""
+
+    def __init__(self, seconds: float) -> None:
+        self._before = seconds
+        self._started: float | None = None
+
+    def seconds(self) -> float:
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return self._before + running
+
+    def running(self) -> "_Clock":
+        return self
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._before, self._started = self.seconds(), None

@@ -1,0 +1,75 @@
+"""Who is told how a run goes: the terminal, or nobody."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from alloytune.record.folder import RunFolder
+
+if TYPE_CHECKING:
+    from alloytune.build import Session
+    from alloytune.recipe.types import Stage
+    from alloytune.tasks.task import Scores
+    from alloytune.train.loop import Step
+    from alloytune.train.stage import Progress, StagePlan
+
+
+class Watcher(Protocol):
+    """Told of everything that a user would want to see, in the order in which it happens."""
+
+    def on_data(self, folder: RunFolder) -> None:
+        """The data is cleaned and split; `folder` holds the audit."""
+
+    def on_model(self, session: "Session") -> None:
+        """The model is loaded."""
+
+    def on_stage(self, number: int, stage: "Stage", plan: "StagePlan", progress: "Progress") -> None:
+        """A stage begins, or goes on from `progress`."""
+
+    def on_step(self, step: "Step", progress: "Progress") -> None:
+        """An update is done."""
+
+    def on_scores(self, scores: "Scores", progress: "Progress") -> None:
+        """Validation was scored within the stage."""
+
+    def on_retry(self, number: int, result: Mapping[str, Any]) -> None:
+        """A stage was rolled back and is tried again."""
+
+    def on_stage_end(self, number: int, result: Mapping[str, Any]) -> None:
+        """A stage has its verdict."""
+
+    def on_finish(self, doing: str) -> None:
+        """All stages are done; the run is `testing`, `saving` and so on."""
+
+    def on_end(self, folder: RunFolder) -> None:
+        """The run is complete; `folder` holds the results."""
+
+
+class Silent:
+    """Watches and says nothing."""
+
+    def on_data(self, folder: RunFolder) -> None:
+        """Say nothing."""
+
+    def on_model(self, session: "Session") -> None:
+        """Say nothing."""
+
+    def on_stage(self, number: int, stage: "Stage", plan: "StagePlan", progress: "Progress") -> None:
+        """Say nothing."""
+
+    def on_step(self, step: "Step", progress: "Progress") -> None:
+        """Say nothing."""
+
+    def on_scores(self, scores: "Scores", progress: "Progress") -> None:
+        """Say nothing."""
+
+    def on_retry(self, number: int, result: Mapping[str, Any]) -> None:
+        """Say nothing."""
+
+    def on_stage_end(self, number: int, result: Mapping[str, Any]) -> None:
+        """Say nothing."""
+
+    def on_finish(self, doing: str) -> None:
+        """Say nothing."""
+
+    def on_end(self, folder: RunFolder) -> None:
+        """Say nothing."""
