@@ -1,3 +1,37 @@
-"""Alloytune: fine-tune pretrained language models with full, partial and adapter stages in one run."""
+"""Alloytune: fine-tune pretrained language models with full, partial and adapter stages in one run.
+
+`tune` fine-tunes and gives a `Tuned`; `load` gives the `Tuned` of an earlier run; `Recipe` and `Stage` build a recipe
+in code. What is heavy is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alloytune.api import tune
+    from alloytune.errors import AlloytuneError, InputError, NotFiniteError, RecipeError
+    from alloytune.recipe.types import Recipe, Stage
+    from alloytune.use import Tuned
+    from alloytune.use import load_tuned as load
 
 __version__ = "0.1.0"
+__all__ = ["AlloytuneError", "InputError", "NotFiniteError", "Recipe", "RecipeError", "Stage", "Tuned", "load", "tune"]
+
+_HOMES = {
+    "AlloytuneError": "errors.AlloytuneError",
+    "InputError": "errors.InputError",
+    "NotFiniteError": "errors.NotFiniteError",
+    "Recipe": "recipe.types.Recipe",
+    "RecipeError": "errors.RecipeError",
+    "Stage": "recipe.types.Stage",
+    "Tuned": "use.Tuned",
+    "load": "use.load_tuned",
+    "tune": "api.tune",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'alloytune' has no attribute {name!r}")
+    module, attribute = _HOMES[name].rsplit(".", 1)
+    return getattr(import_module(f"alloytune.{module}"), attribute)

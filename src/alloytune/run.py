@@ -1,5 +1,6 @@
 """Carry out a recipe: data, stages, decisions, test, saving. A resumed run goes through the same code."""
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,8 @@ import torch
 
 from alloytune import build
 from alloytune.build import Session
-from alloytune.data.prepare import Dataset, load_splits, prepare, write_splits
+from alloytune.data.prepare import Dataset, prepare
+from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.bootstrap import intervals
 from alloytune.evaluate.predict import predict, score
@@ -28,7 +30,7 @@ from alloytune.recipe.read import ReadRecipe, recipe_from, require_complete, res
 from alloytune.recipe.types import Recipe, Stage
 from alloytune.record.atomic import new_folder, write_text
 from alloytune.record.environment import describe
-from alloytune.record.folder import RunFolder, StageFolder
+from alloytune.record.folder import RunFolder, StageFolder, require_free
 from alloytune.report.card import model_card
 from alloytune.tasks.task import Scores
 from alloytune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -43,14 +45,28 @@ PROGRESS_KEPT = 2  # checkpoints from within a stage: the newest, and the one be
 
 
 def start(read: ReadRecipe, output: Path, watcher: Watcher, table: pl.DataFrame | None = None) -> RunFolder:
-    """Begin a run in a new folder and carry it out; `table` takes the place of the recipe's training file."""
+    """Begin a run in a new folder and carry it out; `table` takes the place of the recipe's training file.
+
+    Input that cannot be used is refused before the first update, and no folder is left.
+    """
     if table is None:
         require_complete(read)
+    require_free(output)
+    dataset = prepare(build.build_data_settings(read.recipe), table)
+    environment = _environment(read.recipe)
     folder = RunFolder.create(output)
-    write_text(folder.path / "recipe.yaml", read.text)
-    folder.write("resolved.json", resolved(read.recipe))
-    prepare_data(folder, read.recipe, watcher, table)
-    return carry_out(folder, watcher)
+    try:
+        write_text(folder.path / "recipe.yaml", read.text)
+        folder.write("environment.json", environment)
+        with new_folder(folder.data) as aside:
+            write_splits(dataset, aside)
+        folder.write("resolved.json", resolved(read.recipe))
+        watcher.on_data(folder)
+        return carry_out(folder, watcher)
+    except InputError:
+        if not folder.stages.exists():
+            shutil.rmtree(folder.path)
+        raise
 
 
 def resume(path: Path, watcher: Watcher) -> RunFolder:
@@ -58,49 +74,51 @@ def resume(path: Path, watcher: Watcher) -> RunFolder:
     folder = RunFolder.open(path)
     if (path / "results.json").exists():
         return folder
-    recipe = recipe_from(folder.read("resolved.json"), source=str(path / "resolved.json"))
-    if not (folder.data / "audit.json").exists():
-        prepare_data(folder, recipe, watcher, None)
     environment = folder.read("environment.json")
     torch.set_num_threads(environment["threads"])  # sums are taken in another order with another number
-    _require_same_model(environment, recipe)
+    _require_same_model(environment["model"])
     return carry_out(folder, watcher)
-
-
-def prepare_data(folder: RunFolder, recipe: Recipe, watcher: Watcher, table: pl.DataFrame | None) -> None:
-    """Read, clean and split the data into the run's `data/`, and note what the run starts from."""
-    settings = build.build_data_settings(recipe)
-    if settings.train is None and table is None:
-        raise InputError("resume", "the run was started on a table in memory, before it was split", "start it anew")
-    dataset = prepare(settings, table)
-    source = locate(recipe.model or "")
-    files = {"train": settings.train, "validation": settings.validation, "test": settings.test}
-    environment = describe(
-        {name: file for name, file in files.items() if file is not None},
-        model={"source": source, "sha256": fingerprint(source)},
-        threads=torch.get_num_threads(),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    folder.write("environment.json", environment)
-    with new_folder(folder.data) as aside:
-        write_splits(dataset, aside)
-    watcher.on_data(folder)
 
 
 def carry_out(folder: RunFolder, watcher: Watcher) -> RunFolder:
     """Train every stage that is not finished yet, test the kept model, save it and prove that it loads."""
-    recipe = recipe_from(folder.read("resolved.json"))
+    recipe = recipe_from(folder.read("resolved.json"), source=str(folder.path / "resolved.json"))
     dataset = load_splits(folder.data)
     session = build.build_session(recipe, dataset)
     watcher.on_model(session)
+    rehearse(session)
     with _stop_on_interrupt(folder) as stop_requested:
-        scores = _start_scores(folder, session)
-        scores = _replay(folder, session, scores)
+        scores = _replay(folder, session, _start_scores(folder, session))
         for number, stage in enumerate(recipe.stages):
             if folder.stage(number, stage.name).result() is None:
                 scores = _Stage(folder, session, number, watcher, stop_requested).carry_out(scores)
     _finish(folder, session, dataset, watcher)
     return folder
+
+
+def rehearse(session: Session) -> None:
+    """Go through the stages without training, so that a selection that matches nothing is refused at once."""
+    state = session.state
+    for number, stage in enumerate(session.recipe.stages):
+        if stage.merge:
+            state.take_off()  # a merge would leave the same names, and move weights
+        attach(session, number)
+        build.build_moving(session, number)
+    if state.attachment is not None:
+        state.take_off()
+
+
+def _environment(recipe: Recipe) -> dict[str, Any]:
+    """Describe what the run starts from."""
+    data = recipe.data
+    files = {"train": data.train, "validation": data.validation, "test": data.test}
+    source = locate(recipe.model or "")
+    return describe(
+        {name: Path(file) for name, file in files.items() if file is not None},
+        model={"source": source, "sha256": fingerprint(source)},
+        threads=torch.get_num_threads(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 class _Stage:
@@ -268,9 +286,13 @@ class _StageRecord:
 
 def change_adapters(session: Session, number: int) -> None:
     """Carry out a stage's `merge` and `attach`."""
-    stage = session.recipe.stages[number]
-    if stage.merge:
+    if session.recipe.stages[number].merge:
         session.state.merge()
+    attach(session, number)
+
+
+def attach(session: Session, number: int) -> None:
+    """Attach the adapter that a stage adds, if any."""
     attachment = build.build_attachment(session, number)
     if attachment is not None:
         session.state.attach(attachment, f"stages[{number}].attach")
@@ -279,7 +301,7 @@ def change_adapters(session: Session, number: int) -> None:
 def _verdict(stage: Stage, metric: str, before: Scores, after: Scores) -> tuple[bool, str]:
     """Decide whether a stage is kept, and say why."""
     if stage.accept is None:
-        return True, "no test was asked for"
+        return True, "always kept"
     metric = stage.accept.metric or metric
     gain = after.values[metric] - before.values[metric]
     kept = gain >= stage.accept.gain
@@ -293,11 +315,10 @@ def _validate(session: Session) -> Scores:
 
 def _start_scores(folder: RunFolder, session: Session) -> Scores:
     """Score the model as it came, head untrained: what the first stage is compared with."""
-    file = folder.path / "stages" / "start.json"
-    if file.exists():
+    if (folder.stages / "start.json").exists():
         return Scores(**folder.read("stages/start.json"))
     scores = _validate(session)
-    file.parent.mkdir(exist_ok=True)
+    folder.stages.mkdir(exist_ok=True)
     folder.write("stages/start.json", asdict(scores))
     return scores
 
@@ -408,11 +429,11 @@ def _stop_on_interrupt(folder: RunFolder) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _require_same_model(environment: Mapping[str, Any], recipe: Recipe) -> None:
-    source = locate(recipe.model or "")
-    known = environment["model"]["sha256"]
-    if known is not None and fingerprint(source) != known:
-        raise InputError("model", f"{source!r} has changed since the run began", "put it back, or start a new run")
+def _require_same_model(known: Mapping[str, Any]) -> None:
+    if known["sha256"] is not None and fingerprint(known["source"]) != known["sha256"]:
+        raise InputError(
+            "model", f"{known['source']!r} has changed since the run began", "put it back, or start a new run"
+        )
 
 
 def _remove(path: Path) -> None:

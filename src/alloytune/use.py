@@ -11,7 +11,7 @@ import polars as pl
 from scipy.special import softmax
 from transformers import AutoModelForSequenceClassification
 
-from alloytune.data.clean import repair_text
+from alloytune.data.repair import repair_text
 from alloytune.errors import InputError
 from alloytune.evaluate.bootstrap import intervals
 from alloytune.evaluate.predict import predict

@@ -137,7 +137,8 @@ def predict(
     """Predict labels for a table, with the probability of each."""
     import polars as pl
 
-    from alloytune.data.read import read_table, require_columns
+    from alloytune.data.columns import require_columns
+    from alloytune.data.read import read_table
     from alloytune.models.load import quiet
     from alloytune.use import load_tuned
 
@@ -167,7 +168,8 @@ def evaluate(
     encoding: EncodingOption = "utf-8",
 ) -> None:
     """Score a run's model on a labelled table."""
-    from alloytune.data.read import read_table, require_columns
+    from alloytune.data.columns import require_columns
+    from alloytune.data.read import read_table
     from alloytune.models.load import quiet
     from alloytune.report.tables import test_table
     from alloytune.use import load_tuned
@@ -279,7 +281,7 @@ def _task_columns(data: dict[str, Any], given: Any, path: Path, *, with_label: b
         wanted["text_pair"] = data["text_pair"]
     if with_label:
         wanted["label"] = data["label"]
-    require(given, path.name, list(wanted.values()))
+    require(given, path, list(wanted.values()))
     return given.select([given[column].alias(name) for name, column in wanted.items()])
 
 

@@ -76,12 +76,11 @@ class Terminal(Silent):
     def on_scores(self, scores: Any, progress: Any) -> None:
         """Show an evaluation."""
         values = scores.values
-        mark = "  best so far" if progress.best_update == progress.update else ""
-        loss = "" if self._loss is None else f"  training loss {self._loss:.4f}"
-        self.console.print(
+        mark = "  best" if progress.best_update == progress.update else ""
+        training = "" if self._loss is None else f" (training {self._loss:.3f})"
+        self._say(
             f"  update {progress.update}: accuracy {values['accuracy']:.4f}  macro-F1 {values['macro_f1']:.4f}  "
-            f"loss {values['loss']:.4f}{loss}{mark}",
-            highlight=False,
+            f"loss {values['loss']:.3f}{training}{mark}"
         )
 
     def on_retry(self, number: int, result: Mapping[str, Any]) -> None:
@@ -97,11 +96,9 @@ class Terminal(Silent):
             return
         values, change = result["scores"]["values"], result["change"]
         color = "green" if result["decision"] == "kept" else "yellow"
-        self.console.print(
-            f"  accuracy {values['accuracy']:.4f} ({change['accuracy']:+.4f})  "
-            f"macro-F1 {values['macro_f1']:.4f} ({change['macro_f1']:+.4f})  "
-            f"[{color}]{result['decision']}[/] ({result['reason']})",
-            highlight=False,
+        self._say(
+            f"  [{color}]{result['decision']}[/]: accuracy {values['accuracy']:.4f} ({change['accuracy']:+.4f})  "
+            f"macro-F1 {values['macro_f1']:.4f} ({change['macro_f1']:+.4f}); {result['reason']}"
         )
 
     def on_finish(self, doing: str) -> None:
@@ -118,6 +115,9 @@ class Terminal(Silent):
     def close(self) -> None:
         """Leave the terminal tidy, whatever happened."""
         self._close_bar()
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def _close_bar(self) -> None:
         if self._bar is not None:

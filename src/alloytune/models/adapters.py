@@ -1,5 +1,6 @@
 """Adapters through PEFT: attach to a selection, fold into the base weights, take off, write in PEFT's format."""
 
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from alloytune.errors import InputError
 from alloytune.models.bottleneck import BottleneckConfig, BottleneckModel
@@ -69,7 +71,7 @@ def attach(
             f"the selection holds no {'output projection' if settings.kind == 'bottleneck' else 'linear layer'}",
             "attach to 'attention', 'mlp' or both",
         )
-    config = _config(settings, targets, where)
+    config = _config(settings, targets, isinstance(model.get_submodule(targets[0]), Conv1D), where)
     torch.manual_seed(seed)
     tuner_class = LoraModel if settings.kind == "lora" else BottleneckModel
     tuner = tuner_class(model, {ADAPTER: config}, ADAPTER)
@@ -104,18 +106,28 @@ def save_adapter(model: PreTrainedModel, attached: Attached, head: frozenset[str
     }
     state |= {f"base_model.model.{name}": weights[name].detach() for name in head}
     save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "adapter_model.safetensors")
-    config = attached.config
+    config = copy(attached.config)
     config.base_model_name_or_path = base
     config.task_type = "SEQ_CLS"
-    config.modules_to_save = sorted({name.split(".")[0] for name in head}) or None
+    config.modules_to_save = sorted({_whole_module(name, model.base_model_prefix) for name in head}) or None
     config.inference_mode = True
+    config.target_modules = sorted(config.target_modules)  # PEFT keeps a set, whose order differs between processes
     config.save_pretrained(str(folder))
 
 
-def _config(settings: AdapterSettings, targets: list[str], where: str) -> PeftConfig:
+def _whole_module(name: str, prefix: str) -> str:
+    """Give the module that PEFT saves a head's weight with: the head as a whole, or a single layer of the body."""
+    return name.rpartition(".")[0] if name.startswith(f"{prefix}.") else name.split(".")[0]
+
+
+def _config(settings: AdapterSettings, targets: list[str], transposed: bool, where: str) -> PeftConfig:
     if isinstance(settings, LoraSettings):
         return LoraConfig(
-            r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=targets,
+            fan_in_fan_out=transposed,  # GPT-2 keeps its weights the other way round
         )
     try:
         return BottleneckConfig(

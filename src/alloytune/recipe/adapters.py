@@ -106,10 +106,12 @@ def _check_named(stages: list[Stage], before: set[int | None], path: KeyPath) ->
         remedy = "add `attach: {lora: {rank: 8}}` to this stage, or take `adapter` out"
         yield Mistake(path, f"'adapter' is named, but none is attached here; {remedy}", at_key)
     elif None in before:
+        can_merge = all(getattr(stages[adapter].attach, "lora", None) for adapter in _attached(before))
+        remedy = "attach in this stage, after `merge: true`, or take" if can_merge else "take"
         names = " or ".join(repr(stages[adapter].name) for adapter in sorted(_attached(before)))
         message = (
-            f"'adapter' is named, but the one of stage {names} may be absent, as a stage before can be rolled back or "
-            "left out; attach in this stage, or take `accept` out of the earlier one"
+            f"'adapter' is named, but that of stage {names} may be absent, as a stage before can be rolled back or "
+            f"left out; {remedy} `accept` out of the earlier one"
         )
         yield Mistake(path, message, at_key)
 

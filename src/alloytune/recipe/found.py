@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alloytune.errors import Problem, RecipeError
-from alloytune.recipe import shipped
+from alloytune.recipe.shipped import shipped_names, shipped_text
 
 LARGEST_BYTES = 1_000_000
 SUFFIXES = (".yaml", ".yml")
@@ -24,8 +24,8 @@ class Found:
 def find(name_or_path: str | os.PathLike[str]) -> Found:
     """Read a shipped recipe or a file; raises RecipeError that names what is near."""
     given = os.fspath(name_or_path)
-    if given in shipped.names():
-        return Found(f"shipped/{given}.yaml", shipped.text(given), Path.cwd())
+    if given in shipped_names():
+        return Found(f"shipped/{given}.yaml", shipped_text(given), Path.cwd())
     path = Path(given).expanduser()
     if path.is_dir():
         raise _refused(
@@ -59,8 +59,8 @@ def _decode(content: bytes, given: str) -> str:
 
 def _nearest(given: str, path: Path) -> str:
     """Name the nearest file in the folder or shipped recipe, and all shipped ones."""
-    there = f"shipped recipes: {', '.join(shipped.names())}"
-    known = {name: f"the shipped recipe {name!r}" for name in shipped.names()}
+    there = f"shipped recipes: {', '.join(shipped_names())}"
+    known = {name: f"the shipped recipe {name!r}" for name in shipped_names()}
     if path.parent.is_dir():
         known |= {name: repr(str(path.parent / name)) for name in _recipes_in(path.parent)}
     elif path.parent != Path():

@@ -23,7 +23,6 @@ SYNONYMS = {
     "eval_steps": "evaluate",
     "fp16": "precision",
     "fraction": "factor",
-    "gradient_accumulation_steps": "micro_batch",
     "gradient_clipping": "clip",
     "houlsby": "bottleneck",
     "init_lr": "rate",
@@ -94,6 +93,14 @@ SYNONYMS = {
     "wd": "weight_decay",
 }
 
+# Words of other tools that have no counterpart here, and what to write instead.
+REMARKS = {
+    "freeze": "`train` names what moves, and everything else stays as it is",
+    "frozen": "`train` names what moves, and everything else stays as it is",
+    "gradient_accumulation_steps": "`batch` is the whole update, and `micro_batch` what fits into memory at once",
+    "optimizer": "every stage uses AdamW",
+}
+
 
 def nearest_word(word: str, known: Sequence[str], cutoff: float = 0.5) -> str | None:
     """Give the known word that is spelt most like another, or holds it; None where nothing is near."""
@@ -113,19 +120,29 @@ def unknown_key(path: KeyPath) -> Mistake:
         )
         return Mistake(path, message, at_key=True)
     bare = key.lower().replace("-", "_")
+    if bare in REMARKS:
+        return Mistake(path, f"unknown key {key!r}; {REMARKS[bare]}", at_key=True)
     word = SYNONYMS.get(bare, bare)
-    close = word if word in known else nearest_word(key, known, cutoff=0.65)
+    homes = _homes(word, parent)
+    close = word if word in known else None if homes else _nearest_key(bare, known)
     if close:
         message = f"unknown key {key!r}; did you mean {close!r}?"
         return Mistake(path, message, at_key=True, hides=((*parent, close),))
-    homes = _homes(word, parent)
     if not homes:
         there_is = f"there are {', '.join(known)}" if known else "nothing may stand below it"
         return Mistake(path, f"unknown key {key!r}; {there_is}", at_key=True)
     start = tuple("[]" if isinstance(part, int) else part for part in parent)
     message = f"unknown key {key!r}; {_belongs(word, homes, start)}"
-    hides = tuple((*parent, home[len(start)]) for home in homes if len(home) > len(start))
-    return Mistake(path, message, at_key=True, hides=hides)
+    hidden = homes[0][len(start) :]
+    is_below = homes[0][: len(start)] == start and "[]" not in hidden
+    return Mistake(path, message, at_key=True, hides=((*parent, hidden[0]),) if is_below else ())
+
+
+def _nearest_key(bare: str, known: tuple[str, ...]) -> str | None:
+    """Give the key spelt most like a word, or the one whose synonym is."""
+    meanings = {synonym: key for synonym, key in SYNONYMS.items() if key in known} | {key: key for key in known}
+    close = difflib.get_close_matches(bare, meanings, n=1, cutoff=0.7)
+    return meanings[close[0]] if close else None
 
 
 def _homes(word: str, parent: KeyPath) -> list[KeyPath]:

@@ -19,8 +19,8 @@ from alloytune.recipe.overrides import apply
 from alloytune.recipe.places import KeyPath, Mistake, Places, starts_with
 from alloytune.recipe.sound import sound_part
 from alloytune.recipe.types import Recipe
-from alloytune.recipe.wording import mistakes_in
-from alloytune.recipe.yaml_text import load
+from alloytune.recipe.wording import mistakes_in, without_hidden
+from alloytune.recipe.yaml_text import dump, load
 
 MODEL_REMEDY = "'model' is missing; add `model: ...` to the recipe, or give --model"
 TRAIN_REMEDY = "'data.train' is missing; add `data: {train: FILE}` to the recipe, or give the file on the command line"
@@ -50,24 +50,28 @@ def read_recipe(
     """
     found = find(name_or_path)
     value, places = load(found.text, found.source)
-    value, problems = apply(value, places, defaults or {}, overrides)
-    recipe, mistakes = _examine(value)
-    problems += places.problems(mistakes)
-    if problems or recipe is None:
-        raise RecipeError(problems)
-    return ReadRecipe(_with_absolute_paths(recipe, found.folder, places), found.source, found.text, tuple(overrides))
+    recipe = _checked(value, places, found.folder, overrides, defaults or {})
+    return ReadRecipe(recipe, found.source, found.text, tuple(overrides))
+
+
+def recipe_read(
+    value: Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    source: str = "recipe",
+) -> ReadRecipe:
+    """Read a recipe built in code as strictly as a file, its text written for it; see `read_recipe`."""
+    plain = value.model_dump(mode="json", exclude_unset=True) if isinstance(value, Recipe) else _plain(value)
+    if not isinstance(plain, dict):
+        message = f"{type(value).__name__} is not a recipe; give a mapping or a Recipe"
+        raise RecipeError([Problem(source, None, None, "", message)])
+    recipe = _checked(plain, Places(source), Path.cwd(), overrides, defaults or {})
+    return ReadRecipe(recipe, source, dump(plain), tuple(overrides))
 
 
 def recipe_from(value: Mapping[str, Any] | Recipe, source: str = "recipe") -> Recipe:
     """Check a recipe built in code as strictly as one from a file; raises RecipeError with every mistake found."""
-    plain = value.model_dump(mode="json", exclude_unset=True) if isinstance(value, Recipe) else _plain(value)
-    places = Places(source)
-    if not isinstance(plain, dict):
-        raise RecipeError([Problem(source, None, None, "", f"{type(value).__name__} is not a mapping or a Recipe")])
-    recipe, mistakes = _examine(plain)
-    if mistakes or recipe is None:
-        raise RecipeError(places.problems(mistakes))
-    return _with_absolute_paths(recipe, Path.cwd(), places)
+    return recipe_read(value, source=source).recipe
 
 
 def require_complete(read: ReadRecipe) -> None:
@@ -87,14 +91,27 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return value
 
 
+def _checked(
+    value: dict[str, Any], places: Places, folder: Path, overrides: Sequence[str], defaults: Mapping[str, Any]
+) -> Recipe:
+    """Put the overrides over a recipe and check all of it."""
+    value, problems = apply(value, places, _plain(defaults), overrides)
+    recipe, mistakes = _examine(value)
+    problems += places.problems(mistakes)
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return _with_absolute_paths(recipe, folder, places)
+
+
 def _examine(value: dict[str, Any]) -> tuple[Recipe | None, list[Mistake]]:
     """Check values one by one and together; the recipe is None where a value is mistaken."""
     try:
         recipe = Recipe.model_validate(value)
         return recipe, list(check(recipe))
     except ValidationError as error:
-        mistakes = mistakes_in(error, value)
-    sound, unsure = sound_part(value, mistakes)
+        every = mistakes_in(error, value)
+    mistakes = without_hidden(every, value)
+    sound, unsure = sound_part(value, every)
     if sound is not None:
         mistakes += [mistake for mistake in check(sound) if not _rests_on(mistake, unsure)]
     return None, mistakes

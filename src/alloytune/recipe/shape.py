@@ -19,6 +19,7 @@ FORMATS = {
     "rate": "a number above 0, such as 2e-4",
     "share": "a share from 0 to below 100%, such as 10% or 0.1",
     "interval": "an interval such as '1 epoch' or '200 updates'",
+    "cadence": "an interval such as '5 minutes', '1 epoch' or '200 updates'",
     "word": "a short word of small letters, digits, - and _",
 }
 
@@ -60,6 +61,13 @@ def keys(path: KeyPath) -> tuple[str, ...]:
 def takes_any_key(path: KeyPath) -> bool:
     """Say whether the keys at a path are the user's own, as in `rates`."""
     return any("additionalProperties" in node and "properties" not in node for node in at(path))
+
+
+def bounds(node: Node) -> str:
+    """Say the limits of a number, as ` at least 0 and below 1`."""
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    limits = " and ".join(f"{word} {node[key]:g}" for key, word in words.items() if key in node)
+    return f" {limits}" if limits else ""
 
 
 @cache

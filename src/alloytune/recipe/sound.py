@@ -31,7 +31,10 @@ def sound_part(value: Any, mistakes: Iterable[Mistake]) -> tuple[Recipe | None, 
 
 
 def _remove(value: Any, path: KeyPath) -> KeyPath:
-    """Take a value out; a missing one takes its mapping with it, unless `_fill` will give it."""
+    """Take a value out; a missing one takes its mapping with it, unless `_fill` will give it.
+
+    Returns the path of what is unsure now: the mapping, where nothing else was in it.
+    """
     parent, last = path[:-1], path[-1:]
     holder = look_up(value, parent)
     is_filled = parent == () or (len(parent) == 2 and parent[0] == "stages")
@@ -41,6 +44,8 @@ def _remove(value: Any, path: KeyPath) -> KeyPath:
         holder[int(last[0])] = {}
     elif isinstance(holder, dict):
         del holder[last[0]]
+        if not holder:
+            return parent
     return path
 
 

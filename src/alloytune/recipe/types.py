@@ -36,7 +36,10 @@ def _check_interval(text: str) -> str:
 
 
 def _check_cadence(text: str) -> str:
-    read_interval(text)
+    try:
+        read_interval(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an interval; write '5 minutes', '1 epoch' or '200 updates'") from None
     return text
 
 
@@ -71,7 +74,7 @@ Interval = Annotated[
     str, AfterValidator(_check_interval), WithJsonSchema({"type": "string", "minLength": 1, "format": "interval"})
 ]
 Cadence = Annotated[
-    str, AfterValidator(_check_cadence), WithJsonSchema({"type": "string", "minLength": 1, "format": "interval"})
+    str, AfterValidator(_check_cadence), WithJsonSchema({"type": "string", "minLength": 1, "format": "cadence"})
 ]
 
 

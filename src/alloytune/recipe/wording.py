@@ -1,6 +1,7 @@
 """Say pydantic's errors in our own words, with the bad value, what is allowed, and the nearest valid word."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from alloytune.recipe import shape
 from alloytune.recipe.nearest import nearest_word, unknown_key
-from alloytune.recipe.places import KeyPath, Mistake, starts_with
+from alloytune.recipe.places import KeyPath, Mistake
 
 ABSENT = object()
 
@@ -23,8 +24,13 @@ def mistakes_in(error: ValidationError, value: Any) -> list[Mistake]:
         if not _explained_below(detail, path, value):
             mistake = _mistake(detail, path, at_key, value)
             found.setdefault((path, mistake.message), mistake)
-    hidden = [path for mistake in found.values() for path in mistake.hides]
-    return [mistake for mistake in found.values() if not any(starts_with(mistake.path, path) for path in hidden)]
+    return list(found.values())
+
+
+def without_hidden(mistakes: list[Mistake], value: Any) -> list[Mistake]:
+    """Leave out what is missing only because it was misspelt."""
+    hidden = {path for mistake in mistakes for path in mistake.hides}
+    return [mistake for mistake in mistakes if mistake.path not in hidden or look_up(value, mistake.path) is not ABSENT]
 
 
 def look_up(value: Any, path: KeyPath) -> Any:
@@ -44,6 +50,8 @@ def shown(value: Any) -> str:
             return "an empty value"
         case str():
             text = repr(value)
+        case float() if not math.isfinite(value):
+            text = f".{value}".replace(".-", "-.")
         case _:
             text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -94,12 +102,14 @@ def _own_message(detail: ErrorDetails, value: Any, path: KeyPath) -> str:
 
 
 def _refusal(value: Any, nodes: list[shape.Node]) -> str:
+    if value == "" and allowed(nodes) == "text":
+        return "the text is empty; write some, or remove the key"
     return f"{shown(value)} is not {allowed(nodes)}{_hint(value, nodes)}"
 
 
 def _hint(value: Any, nodes: list[shape.Node]) -> str:
     """Give the remedy where the value shows what was meant."""
-    words = [word for node in nodes for word in node.get("enum", [node["const"]] if "const" in node else [])]
+    words = [word for node in nodes for word in node.get("enum", ())]
     kinds = {node.get("type") for node in nodes} | {node.get("format") for node in nodes}
     if isinstance(value, str) and words:
         near = nearest_word(value, words)
@@ -130,9 +140,9 @@ def _phrase(node: shape.Node) -> str:
         case "boolean":
             return "true or false"
         case "integer":
-            return f"a whole number{_bounds(node)}"
+            return f"a whole number{shape.bounds(node).replace(' at', ' of at', 1)}"
         case "number":
-            return f"a finite number{_bounds(node)}"
+            return f"a number{shape.bounds(node)}" if shape.bounds(node) else "a finite number"
         case "array":
             return "a list with at least one entry"
         case "object":
@@ -145,17 +155,6 @@ def _example(node: shape.Node) -> str:
         return ", ".join(f"{key}: {value}" for key, value in node["examples"][0].items())
     names = list(node["properties"])
     return ", ".join(f"{name}: ..." for name in names[:3])
-
-
-def _bounds(node: shape.Node) -> str:
-    words = {
-        "minimum": "at least",
-        "exclusiveMinimum": "above",
-        "maximum": "at most",
-        "exclusiveMaximum": "below",
-    }
-    bounds = " and ".join(f"{word} {node[key]:g}" for key, word in words.items() if key in node)
-    return f" {bounds}" if bounds else ""
 
 
 def _is_index(value: Any, part: str | int) -> bool:

@@ -26,6 +26,10 @@ EXPLANATIONS = (
 )
 
 
+# What is best shown where it begins, rather than where it could not go on.
+AT_START = ("never closed", "no ':'", "| or >")
+
+
 class Broken(Exception):  # noqa: N818 - never leaves the package; becomes a RecipeError
     """Text that cannot be read, with the place counted from 1."""
 
@@ -41,7 +45,7 @@ def explain(error: MarkedYAMLError | ReaderError, text: str) -> Broken:
     if isinstance(error, ReaderError):
         before = text[: error.position]
         column = len(before) - (before.rfind("\n") + 1) + 1
-        return Broken(f"the character {error.character!r} cannot stand in YAML", before.count("\n") + 1, column)
+        return Broken(f"the character {chr(error.character)!r} cannot stand in YAML", before.count("\n") + 1, column)
     problem, mark = str(error.problem), error.problem_mark
     if mark is None:
         return Broken(f"this is not YAML ({problem})", None, None)
@@ -53,7 +57,8 @@ def explain(error: MarkedYAMLError | ReaderError, text: str) -> Broken:
             f'write "{words}"'
         )
         return Broken(message, mark.line + 1, column + 1)
-    if "never closed" in (message := _message(problem)) and error.context_mark is not None:
+    message = _message(problem)
+    if error.context_mark is not None and any(words in message for words in AT_START):
         mark = error.context_mark
     return Broken(message, mark.line + 1, mark.column + 1)
 
@@ -70,7 +75,7 @@ def _unquoted_expression(problem: str, lines: list[str], column: int) -> tuple[s
     if not lines or ("expected ','" not in problem and "'|' that cannot start" not in problem):
         return None
     line = lines[0]
-    match = re.search(r"[{\[,]\s*(?:[\w-]+:\s+)?([^\s{}:,\"'\[][^{}:,\"']*)$", line[:column])
+    match = re.search(r"[{\[,]\s*(?:[\w-]+:\s+)?([^\s{}:,\"'\[](?:[^{}:,\"']|:(?!\s))*)$", line[:column])
     if not match or line[column : column + 1] not in tuple("[]|&("):
         return None
     start = match.start(1)

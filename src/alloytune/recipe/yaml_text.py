@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Mapping
+from io import StringIO
+from itertools import accumulate
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -50,8 +52,20 @@ def load_value(text: str) -> Any:
         raise ValueError(error.message) from None
 
 
+def dump(value: dict[str, Any]) -> str:
+    """Write plain values as YAML 1.2, in the order they have."""
+    yaml = YAML(typ="rt")
+    yaml.width = 120
+    stream = StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()
+
+
 def _parse(text: str) -> Any:
     """Parse text; every way in which ruamel can fail becomes Broken."""
+    depths = accumulate((letter in "[{") - (letter in "]}") for letter in text)
+    if max(depths, default=0) > 2 * DEEPEST:  # ruamel's time grows with the square of the depth
+        raise Broken(f"brackets are nested more than {DEEPEST} deep", None, None)
     yaml = YAML(typ="rt")
     yaml.Constructor = _Constructor
     try:

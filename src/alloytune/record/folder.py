@@ -60,6 +60,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.data = path / "data"
+        self.stages = path / "stages"
         self.model = path / "model"
         self.adapter = path / "adapter"
         self.base = path / "base"
@@ -67,12 +68,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
         """Make a new run folder; raises InputError if something is there already."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(
-                "output",
-                f"{str(path)!r} exists and is not empty",
-                "choose another --output, or go on with the run in it: alloytune train --resume " + str(path),
-            )
+        require_free(path)
         path.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
@@ -85,7 +81,7 @@ class RunFolder:
 
     def stage(self, number: int, name: str) -> StageFolder:
         """Give the folder of a stage; `number` counts from 0, the folder's name from 01."""
-        return StageFolder(self.path / "stages" / f"{number + 1:02d}-{name}")
+        return StageFolder(self.stages / f"{number + 1:02d}-{name}")
 
     def read(self, name: str) -> dict[str, Any]:
         """Read one of the run's JSON files, such as `results.json`."""
@@ -100,6 +96,16 @@ class RunFolder:
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         """Write one of the run's JSON files."""
         write_json(self.path / name, dict(value))
+
+
+def require_free(path: Path) -> None:
+    """Raise InputError if a run folder cannot be made here without touching what is there."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(
+            "output",
+            f"{str(path)!r} exists and is not empty",
+            f"choose another --output, or go on with the run in it: alloytune train --resume {path}",
+        )
 
 
 def default_output(source: str, now: datetime) -> Path:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,17 +12,21 @@ from alloytune.record.folder import RunFolder
 
 MAX_CLASSES = 20  # more are left to results.json
 MAX_CONFUSION = 8
+_RULED = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n")  # a line under the heading, nothing else
 
 
 def audit_table(audit: Mapping[str, Any]) -> RenderableType:
     """Show what cleaning read, repaired, dropped and kept."""
     table = Table(title="Data", title_justify="left", show_header=False, box=None, padding=(0, 2))
-    table.add_row("rows read", f"{audit['read']:,}")
+    for file, count in audit["read"].items():
+        table.add_row(f"rows read from {file}", f"{count:,}")
     table.add_row("repaired (broken characters)", f"{audit['repaired']:,}")
-    for reason, count in sorted(audit["dropped"].items(), key=lambda item: -item[1]):
+    for reason, count in audit["dropped_by_reason"].items():
         table.add_row(f"dropped: {reason}", f"{count:,}")
-    if audit["not_used"]:
-        table.add_row("not used (row limit)", f"{audit['not_used']:,}")
+    for reason, count in audit["not_used"].items():
+        table.add_row(f"not used: {reason}", f"{count:,}")
+    if audit["near_groups"]:
+        table.add_row("near-duplicates, each group kept in one split", f"{audit['near_rows']:,}")
     for split, count in audit["kept"].items():
         table.add_row(split, f"{count:,}")
     warnings = [Text(f"note: {warning}", style="yellow") for warning in audit["warnings"]]
@@ -29,35 +34,54 @@ def audit_table(audit: Mapping[str, Any]) -> RenderableType:
 
 
 def stages_table(results: Mapping[str, Any]) -> Table:
-    """Show what each stage trained, cost and reached."""
-    table = Table(title="Stages", title_justify="left")
+    """Show what each stage trained, cost and reached on validation."""
+    table = _table("Stages, scored on validation")
     table.add_column("stage")
-    for heading in ("trained", "share", "seconds", "tokens/s", "peak MiB", "accuracy", "macro-F1", "change"):
+    for heading in ("trained", "share", "s", "MiB", "accuracy", "macro-F1", "change"):
         table.add_column(heading, justify="right")
     table.add_column("decision")
     start = results["start"]["values"]
-    table.add_row("(start)", *[""] * 5, f"{start['accuracy']:.4f}", f"{start['macro_f1']:.4f}", "", "")
+    table.add_row("(before)", *[""] * 4, f"{start['accuracy']:.4f}", f"{start['macro_f1']:.4f}", "", "")
     for stage in results["stages"]:
-        table.add_row(*_stage_cells(stage))
+        table.add_row(*_stage_cells(stage, results["recipe"]["metric"]))
     return table
 
 
-def _stage_cells(stage: Mapping[str, Any]) -> list[str]:
+def _stage_cells(stage: Mapping[str, Any], metric: str) -> list[str]:
     if "scores" not in stage:
-        return [stage["name"], *[""] * 8, stage["decision"]]
+        return [stage["name"], *[""] * 7, stage["decision"]]
     values = stage["scores"]["values"]
     return [
         stage["name"],
-        f"{stage['trained_parameters']:,}",
+        short_count(stage["trained_parameters"]),
         f"{stage['trained_parameters'] / stage['parameters']:.1%}",
-        f"{stage['seconds']:.1f}",
-        f"{stage['tokens_per_second']:,.0f}",
+        f"{stage['seconds']:.0f}",
         f"{stage['peak_memory_bytes'] / 2**20:,.0f}",
         f"{values['accuracy']:.4f}",
         f"{values['macro_f1']:.4f}",
-        f"{stage['change']['macro_f1']:+.4f}",
+        f"{stage['change'][metric]:+.4f}",
         stage["decision"] + (f" (try {stage['tries']})" if stage["tries"] > 1 else ""),
     ]
+
+
+def short_count(number: int) -> str:
+    """Write a count in three digits or so: 770, 148k, 22.7M, 1.24B."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=_RULED,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
 
 
 def test_table(results: Mapping[str, Any]) -> RenderableType:
@@ -65,7 +89,7 @@ def test_table(results: Mapping[str, Any]) -> RenderableType:
     test = results["test"]
     if test is None:
         return Text("No rows were kept for a test.")
-    table = Table(title=f"Test ({test['rows']:,} rows)", title_justify="left")
+    table = _table(f"Test ({test['rows']:,} rows)")
     table.add_column("score")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -81,7 +105,7 @@ def test_table(results: Mapping[str, Any]) -> RenderableType:
 
 def per_class_table(classes: list[Mapping[str, Any]]) -> Table:
     """Show precision, recall and F1 of every class."""
-    table = Table(title="Per class", title_justify="left")
+    table = _table("Per class")
     table.add_column("label")
     for heading in ("precision", "recall", "F1", "rows"):
         table.add_column(heading, justify="right")
@@ -93,7 +117,7 @@ def per_class_table(classes: list[Mapping[str, Any]]) -> Table:
 
 def confusion_table(labels: list[str], counts: list[list[int]]) -> Table:
     """Show true labels by row, predicted ones by column."""
-    table = Table(title="True label (rows) against predicted (columns)", title_justify="left")
+    table = _table("True label (rows) against predicted (columns)")
     table.add_column("")
     for label in labels:
         table.add_column(label, justify="right")
@@ -104,8 +128,8 @@ def confusion_table(labels: list[str], counts: list[list[int]]) -> Table:
 
 def predictions_table(predictions: list[Mapping[str, Any]]) -> Table:
     """Show some predictions on test rows."""
-    table = Table(title="Five test rows", title_justify="left")
-    table.add_column("text", max_width=60, no_wrap=True, overflow="ellipsis")
+    table = _table("Five test rows")
+    table.add_column("text", max_width=40, no_wrap=True, overflow="ellipsis")
     for heading in ("label", "predicted"):
         table.add_column(heading)
     table.add_column("probability", justify="right")
@@ -129,7 +153,7 @@ def run_report(folder: RunFolder) -> RenderableType:
 
 def estimate_table(cost: Any) -> RenderableType:
     """Show what each stage moves and costs; `cost` is an `alloytune.estimate.Estimate`."""
-    table = Table(title="Stages (measured on a few updates; nothing was trained)", title_justify="left")
+    table = _table("Stages (measured on a few updates; nothing was trained)")
     table.add_column("stage")
     table.add_column("train")
     table.add_column("adapter")

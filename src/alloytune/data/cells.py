@@ -1,0 +1,41 @@
+"""Cells of any type as strings, so that a label is the same word whatever kind of file it came from."""
+
+import json
+import math
+
+import polars as pl
+
+
+def as_string(value: object) -> str | None:
+    """Give a cell as a string: `1.0` as "1" (a nullable integer column is often floats), NaN as missing."""
+    match value:
+        case None:
+            return None
+        case str():
+            # JSON can hold half of a surrogate pair, which no table can.
+            return value.encode("utf-8", "replace").decode("utf-8")
+        case bool():
+            return "true" if value else "false"
+        case float():
+            if math.isnan(value):
+                return None
+            return str(int(value)) if value.is_integer() else str(value)
+        case list() | dict():
+            return json.dumps(value, ensure_ascii=False, default=str)
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case _:
+            return str(value)
+
+
+def as_strings(table: pl.DataFrame) -> pl.DataFrame:
+    """Give every column of a table as strings."""
+    return pl.DataFrame([_column_as_strings(column) for column in table.get_columns()])
+
+
+def _column_as_strings(column: pl.Series) -> pl.Series:
+    if column.dtype == pl.String:
+        return column
+    if column.dtype.is_integer() or column.dtype.is_temporal() or column.dtype in (pl.Boolean, pl.Categorical):
+        return column.cast(pl.String)
+    return pl.Series(column.name, [as_string(value) for value in column.to_list()], dtype=pl.String)

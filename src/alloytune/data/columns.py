@@ -1,0 +1,40 @@
+"""What a table must have: the columns named, each once, and rows."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from alloytune.errors import InputError
+
+
+def require_columns(table: pl.DataFrame, where: Path | str, columns: Sequence[str]) -> None:
+    """Raise an InputError unless the table has every one of the columns."""
+    for column in columns:
+        if column not in table.columns:
+            raise InputError(str(where), f'there is no column "{column}"', _nearest_column(column, table.columns))
+
+
+def require_rows(table: pl.DataFrame, where: Path | str) -> None:
+    """Raise an InputError if the table has no row."""
+    if table.height == 0:
+        raise InputError(str(where), "there are no rows", "give a table with examples")
+
+
+def require_unique(where: Path | str, columns: Sequence[str]) -> None:
+    """Raise an InputError if a name heads two columns."""
+    for column in columns:
+        if columns.count(column) > 1:
+            raise InputError(
+                str(where),
+                f'{columns.count(column)} columns are called "{column}"',
+                "rename or remove all but one",
+            )
+
+
+def _nearest_column(column: str, columns: Sequence[str]) -> str:
+    by_folded = {name.casefold(): name for name in columns}
+    nearest = difflib.get_close_matches(column.casefold(), by_folded, n=1)
+    hint = f'did you mean "{by_folded[nearest[0]]}"? ' if nearest else ""
+    return f"{hint}the columns are: {', '.join(columns)}"

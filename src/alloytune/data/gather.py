@@ -1,0 +1,78 @@
+"""Bring the given tables into one, with the same columns whatever theirs are called."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from alloytune.data.cells import as_strings
+from alloytune.data.columns import require_columns, require_rows, require_unique
+from alloytune.data.read import read_table
+from alloytune.data.settings import DataSettings
+from alloytune.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One given table: the split it is for, where it is (for errors), its short name (for rows) and its rows."""
+
+    split: str
+    where: str
+    name: str
+    table: pl.DataFrame
+
+
+def read_sources(settings: DataSettings, table: pl.DataFrame | None) -> list[Source]:
+    """Read the table of each given split; raise an InputError for what cannot be used."""
+    paths = {"train": settings.train, "validation": settings.validation, "test": settings.test}
+    given = {split: path for split, path in paths.items() if path is not None}
+    if (table is None) == (settings.train is None):
+        raise InputError(
+            "data.train",
+            "there is neither a file nor a table" if table is None else "there are both a file and a table",
+            "give one of them",
+        )
+    _require_different(given)
+    names = _short_names(list(given.values()))
+    sources = [
+        Source(split, str(path), names[path], read_table(path, settings.encoding)) for split, path in given.items()
+    ]
+    if table is not None:
+        require_rows(table, "table")
+        require_unique("table", table.columns)
+        sources.insert(0, Source("train", "table", "table", as_strings(table)))
+    return [_choose_columns(source, settings) for source in sources]
+
+
+def _choose_columns(source: Source, settings: DataSettings) -> Source:
+    columns = {"text": settings.text, "text_pair": settings.text_pair, "label": settings.label}
+    chosen = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
+    require_columns(source.table, source.where, list(chosen.values()))
+    number = pl.int_range(1, source.table.height + 1).cast(pl.String)
+    table = source.table.select(
+        (pl.lit(f"{source.name}:") + number).alias("row"),
+        pl.lit(source.split).alias("split"),
+        *(pl.col(theirs).alias(ours) for ours, theirs in chosen.items()),
+    )
+    return Source(source.split, source.where, source.name, table)
+
+
+def _require_different(given: dict[str, Path]) -> None:
+    splits = list(given)
+    for place, split in enumerate(splits):
+        for other in splits[:place]:
+            if given[split].resolve() == given[other].resolve():
+                raise InputError(
+                    str(given[split]),
+                    f"it is given for both {other} and {split}",
+                    f"give another file, or none to have {split} cut from train",
+                )
+
+
+def _short_names(paths: list[Path]) -> dict[Path, str]:
+    """Name each file by as many of its last parts as tell it from the others."""
+    for length in range(1, max(map(len, (path.parts for path in paths)), default=0) + 1):
+        names = {path: "/".join(path.parts[-length:]) for path in paths}
+        if len(set(names.values())) == len(paths):
+            return names
+    return {path: str(path) for path in paths}

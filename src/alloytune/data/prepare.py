@@ -1,0 +1,172 @@
+"""From table files to clean train, validation and test splits, with an account of every row."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import polars as pl
+
+from alloytune.data.audit import Audit
+from alloytune.data.clean import (
+    Dropped,
+    Repair,
+    drop_across,
+    drop_missing,
+    drop_near_across,
+    drop_repeated,
+    repair,
+    strip,
+    text_columns,
+)
+from alloytune.data.gather import Source, read_sources
+from alloytune.data.labels import (
+    count_classes,
+    name_some,
+    require_classes,
+    require_known,
+    sort_naturally,
+    warn_of_classes,
+)
+from alloytune.data.near import group_near
+from alloytune.data.settings import DataSettings
+from alloytune.data.split import cut_splits, draw_rows
+from alloytune.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+EXAMPLES = 10
+LARGE_GROUP = 0.1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Clean splits, each with the columns row, text, text_pair (for pairs) and label, all strings.
+
+    `row` says where a row came from, as in "tweets.csv:17": the file and the number of the record after the header.
+    `labels` are the classes of train in natural order.
+    """
+
+    train: pl.DataFrame
+    validation: pl.DataFrame
+    test: pl.DataFrame
+    labels: tuple[str, ...]
+    audit: Audit
+
+
+def prepare(settings: DataSettings, table: pl.DataFrame | None = None) -> Dataset:
+    """Read, clean, check and split the data; raise an InputError for data that cannot be used.
+
+    No row, exact or near, stands in two splits, and the same input and seed give the same splits.
+    """
+    sources = read_sources(settings, table)
+    rows, repairs, dropped = _clean(sources, settings)
+    cut = [split for split in SPLITS if split not in {source.split for source in sources}]
+    _check(sources, rows, cut)
+    groups = _group(rows, settings)
+    rows = _assign(rows, groups, cut, settings)
+    kept = _limit(rows, settings)
+    classes = count_classes(kept)
+    sizes = Counter(size for size in Counter(groups).values() if size > 1)
+    audit = Audit(
+        read={source.name: source.table.height for source in sources},
+        kept={split: sum(counts.values()) for split, counts in classes.items()},
+        classes=classes,
+        dropped=dropped,
+        not_used={f"beyond {settings.rows} rows": rows.height - kept.height} if kept.height < rows.height else {},
+        repaired=len({one.row for one in repairs}),
+        repairs=repairs[:EXAMPLES],
+        near_groups=sizes.total(),
+        near_rows=sum(size * number for size, number in sizes.items()),
+        warnings=_warn(sources, kept, classes, max(sizes, default=0)),
+    )
+    train, validation, test = (kept.filter(pl.col("split") == split).drop("split") for split in SPLITS)
+    return Dataset(train, validation, test, tuple(sort_naturally(classes["train"])), audit)
+
+
+def _clean(sources: list[Source], settings: DataSettings) -> tuple[pl.DataFrame, list[Repair], list[Dropped]]:
+    rows = strip(pl.concat([source.table for source in sources]))
+    rows, repairs = repair(rows) if settings.repair else (rows, [])
+    steps = [drop_missing, drop_repeated]
+    if len(sources) > 1:
+        steps += [drop_across, drop_near_across] if settings.near_duplicates else [drop_across]
+    dropped: list[Dropped] = []
+    for step in steps:
+        rows, more = step(rows)
+        dropped += more
+        _require_left(sources, rows, more)
+    return rows, repairs, dropped
+
+
+def _require_left(sources: list[Source], rows: pl.DataFrame, dropped: list[Dropped]) -> None:
+    """Raise an InputError that says why, if a given split lost its last row in a step."""
+    left = set(rows["split"])
+    for source in sources:
+        if source.split not in left:
+            reasons = Counter(row.reason for row in dropped if row.split == source.split)
+            listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
+            raise InputError(
+                source.where, f"no usable row is left ({listed})", "give other rows, or check the columns named"
+            )
+
+
+def _check(sources: list[Source], rows: pl.DataFrame, cut: list[str]) -> None:
+    by_split = {source.split: rows.filter(pl.col("split") == source.split)["label"] for source in sources}
+    for source in sources:
+        if source.split == "train":
+            require_classes(source.where, by_split["train"], cut=cut)
+        else:
+            require_known(source.where, source.split, by_split[source.split], by_split["train"])
+
+
+def _group(rows: pl.DataFrame, settings: DataSettings) -> list[int]:
+    """Give each row its group of near-duplicates, which no split may divide."""
+    if not settings.near_duplicates:
+        return list(range(rows.height))
+    return group_near([rows[name] for name in text_columns(rows)])
+
+
+def _assign(rows: pl.DataFrame, groups: list[int], cut: list[str], settings: DataSettings) -> pl.DataFrame:
+    """Cut the missing splits from the rows of train."""
+    if not cut:
+        return rows
+    shares = {"test": settings.split.test, "validation": settings.split.validation}
+    in_train = [number for number, split in enumerate(rows["split"]) if split == "train"]
+    places = cut_splits(
+        rows["label"].gather(in_train).to_list(),
+        [groups[number] for number in in_train],
+        {split: share for split, share in shares.items() if split in cut},
+        stratify=settings.split.stratify,
+        seed=settings.seed,
+    )
+    rows = rows.with_columns(rows["split"].scatter(in_train, places))
+    if empty := [split for split in cut if split not in places]:
+        raise InputError(
+            "data.split",
+            f"no row can be cut for {' and '.join(empty)}, so many are near-duplicates of one another",
+            "give more rows, a file for each split, or near_duplicates: false",
+        )
+    return rows
+
+
+def _limit(rows: pl.DataFrame, settings: DataSettings) -> pl.DataFrame:
+    if settings.rows is None or settings.rows >= rows.height:
+        return rows
+    least = rows.select("split", "label").n_unique()
+    if settings.rows < least:
+        raise InputError(
+            "data.rows",
+            f"{settings.rows} rows cannot hold every class in every split",
+            f"allow at least {least}",
+        )
+    return draw_rows(rows, settings.rows, settings.seed)
+
+
+def _warn(sources: list[Source], kept: pl.DataFrame, classes: dict[str, dict[str, int]], largest: int) -> list[str]:
+    warnings = warn_of_classes(classes)
+    read = {label for source in sources for label in source.table["label"].drop_nulls().str.strip_chars()}
+    if lost := sort_naturally(read - set(kept["label"]) - {""}):
+        warnings.append(f"no row is left of {len(lost)} class(es): {name_some(lost)}")
+    if largest > LARGE_GROUP * kept.height and largest > EXAMPLES:
+        warnings.append(f"{largest} rows are near-duplicates of one another and stand in one split")
+    broken = kept.select(pl.col("text").str.contains("\ufffd")).sum().item()
+    if broken:
+        warnings.append(f"{broken} texts hold the sign for an unreadable character; the encoding may be wrong")
+    return warnings

@@ -1,0 +1,53 @@
+"""Read a table file with every cell a string."""
+
+import difflib
+from pathlib import Path
+
+import polars as pl
+
+from alloytune.data.columns import require_rows
+from alloytune.data.encoding import decode_file
+from alloytune.data.parse import parse_csv, parse_json_lines, parse_parquet
+from alloytune.errors import InputError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+
+def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
+    """Read a table with every column as strings; an empty or missing cell is null.
+
+    Raise an InputError that names the place for a file that is missing, empty, cut short or malformed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(
+            str(path), f'"{path.suffix}" is no kind of table read here', f"give one of {', '.join(SUFFIXES)}"
+        )
+    content = _read_bytes(path)
+    if suffix == ".parquet":
+        table = parse_parquet(path, content)
+    else:
+        text = decode_file(path, content, encoding)
+        table = parse_json_lines(path, text) if suffix in (".jsonl", ".ndjson") else parse_csv(path, text)
+    require_rows(table, path)
+    return table
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(str(path), "there is no such file", _nearest_file(path)) from None
+    except OSError as error:
+        raise InputError(str(path), f"it cannot be read ({error.strerror})", "give a file that can be") from None
+    if not content.strip():
+        raise InputError(str(path), "the file is empty", "give a table with examples")
+    return content
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"nor is there a folder {path.parent}"
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
+    nearest = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.with_name(nearest[0])}?" if nearest else "check the path"

@@ -1,0 +1,38 @@
+"""Tables to test with."""
+
+from pathlib import Path
+
+import polars as pl
+
+from alloytune.data.prepare import Dataset, prepare
+from alloytune.data.settings import DataSettings
+
+SPLITS = ("train", "validation", "test")
+WORDS = ("river", "stone", "market", "window", "garden", "silver", "thunder", "paper")
+
+
+def sentence(number: int) -> str:
+    """Give a sentence of its own, near to none of another number."""
+    return " ".join(f"{word}{number * 17 + place}" for place, word in enumerate(WORDS))
+
+
+def table(counts: dict[str, int]) -> pl.DataFrame:
+    """Give a clean table with so many rows of each label."""
+    labels = [label for label, number in counts.items() for _ in range(number)]
+    return pl.DataFrame({"text": [sentence(number) for number in range(len(labels))], "label": labels})
+
+
+def prepared(given: pl.DataFrame, /, **settings: object) -> Dataset:
+    """Prepare a table held in memory."""
+    return prepare(DataSettings(train=None, **settings), given)  # type: ignore[arg-type]
+
+
+def write(path: Path, rows: pl.DataFrame) -> Path:
+    """Write a table as CSV."""
+    rows.write_csv(path)
+    return path
+
+
+def all_rows(dataset: Dataset) -> pl.DataFrame:
+    """Give the rows of all splits in one table."""
+    return pl.concat([getattr(dataset, split).with_columns(split=pl.lit(split)) for split in SPLITS])

@@ -1,0 +1,101 @@
+"""Near-duplicates are found exactly, and repair leaves sound text alone."""
+
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from alloytune.data.labels import sort_naturally
+from alloytune.data.near import NearIndex, group_near
+from alloytune.data.quotas import share_out
+from alloytune.data.repair import repair_column, repair_text
+
+# Few words and long texts, so that many pairs lie close to the border of 0.8.
+wordy = st.lists(st.sampled_from("abc"), max_size=14).map(" ".join)
+
+
+@settings(deadline=None)
+@given(st.lists(wordy, max_size=25))
+def test_no_near_pair_is_missed(texts: list[str]) -> None:
+    index = NearIndex([pl.Series(texts, dtype=pl.String)])
+    groups = group_near([pl.Series(texts, dtype=pl.String)])
+    for number in range(len(texts)):
+        near = [other for other in range(number) if index.are_near(number, other)]
+        assert index.find(number) == (near[0] if near else None)
+        assert all(groups[other] == groups[number] for other in near)
+        index.add(number)
+
+
+def near(one: str, other: str) -> bool:
+    return NearIndex([pl.Series([one, other])]).are_near(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("The train is late again", "RT @rail: the train is LATE again!! https://t.co/abc"),
+        ("@you look at this", "@them look at this"),
+        ("这部电影非常好看", "这部电影，非常好看！http://t.cn/x"),
+        ("one two three four five six seven eight nine ten", "one two three four five six seven eight nine ten eleven"),
+    ],
+)
+def test_passed_on_texts_are_near(one: str, other: str) -> None:
+    assert near(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("I love it", "I hate it"),
+        ("flight 17 is late", "flight 18 is late"),
+        ("so good 😀", "so good 😡"),
+        ("@you", "@them"),
+        (":)", ":("),
+        ("", "!"),
+        ("我很喜欢这本书", "我不喜欢这本书"),
+    ],
+)
+def test_texts_that_say_something_else_are_not(one: str, other: str) -> None:
+    assert not near(one, other)
+
+
+def test_pairs_are_near_in_both_texts() -> None:
+    columns = [pl.Series(["a long premise", "a long premise"]), pl.Series(["it is so", "it is not"])]
+    assert not NearIndex(columns).are_near(0, 1)
+    assert group_near(columns) == [0, 1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.text("&amp;lt<Ãâ€™ \r\x1c\u2028é"))
+@example("\x85")
+def test_repairing_twice_is_repairing_once(text: str) -> None:
+    once = repair_text(text)
+    assert repair_text(once) == once
+    assert repair_column(pl.Series([text])).to_list() == [once]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "mended"),
+    [
+        ("The Mona Lisa doesnâ€™t have eyebrows.", "The Mona Lisa doesn’t have eyebrows."),
+        ("fish &amp; chips", "fish & chips"),
+        ("schÃ¶n\r\n", "schön"),
+        ("很好，“真的”！", "很好，“真的”！"),
+        (None, None),
+    ],
+)
+def test_damage_is_mended_and_typography_kept(damaged: str | None, mended: str | None) -> None:
+    assert repair_column(pl.Series([damaged], dtype=pl.String)).to_list() == [mended]
+
+
+def test_labels_sort_as_people_do() -> None:
+    assert sort_naturally(["10", "2", "b", "B", "a10", "a9", ""]) == ["", "2", "10", "a9", "a10", "B", "b"]
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=2), st.integers(1, 50), min_size=1), st.floats(0, 1), st.integers(0, 1))
+def test_quotas_add_up(sizes: dict[str, int], share: float, least: int) -> None:
+    total = round(share * sum(sizes.values()))
+    quotas = share_out(sizes, total, least, sizes)
+    assert sum(quotas.values()) == max(total, least * len(sizes))
+    assert all(least <= quotas[name] <= sizes[name] for name in sizes)

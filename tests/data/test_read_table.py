@@ -1,0 +1,159 @@
+"""Every kind of file gives the same strings, and a broken one says where it is broken."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alloytune.data.cells import as_strings
+from alloytune.data.columns import require_columns
+from alloytune.data.encoding import guess_encoding
+from alloytune.data.read import read_table
+from alloytune.errors import InputError
+
+
+def refusal(path: Path, content: bytes | None = None, encoding: str = "utf-8") -> str:
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_table(path, encoding)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+ROWS = {"text": ["one", 'two "quoted",\nover lines', "三，\u2028"], "label": ["01", "2", "10"]}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "ndjson", "parquet"])
+def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
+    path, table = tmp_path / f"rows.{suffix}", pl.DataFrame(ROWS)
+    match suffix:
+        case "csv":
+            table.write_csv(path)
+        case "tsv":
+            table.write_csv(path, separator="\t")
+        case "parquet":
+            table.write_parquet(path)
+        case _:
+            table.write_ndjson(path)
+    assert read_table(path).equals(table)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=5))
+def test_any_text_survives_csv(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    path = tmp_path_factory.mktemp("csv") / "rows.csv"
+    table = pl.DataFrame({"text": texts, "label": ["x"] * len(texts)})
+    table.write_csv(path, quote_style="always")
+    assert read_table(path).equals(table)
+
+
+def test_numbers_become_the_words_they_look_like(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"count": [1.0, None, 3.0], "share": [0.5, 2.0, 1e-7]})
+    cells = as_strings(pl.DataFrame({"count": frame["count"].to_list(), "share": frame["share"].to_list()}))
+    assert cells.to_dict(as_series=False) == {"count": ["1", None, "3"], "share": ["0.5", "2", "1e-07"]}
+    path = tmp_path / "rows.jsonl"
+    lines = [{"a": 1, "b": True, "c": ["x"]}, {"a": 1.0, "b": None}, {"a": "01", "d": "\ud800"}]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n", encoding="utf-8")
+    assert read_table(path).to_dict(as_series=False) == {
+        "a": ["1", "1", "01"],
+        "b": ["true", None, None],
+        "c": ['["x"]', None, None],
+        "d": [None, None, "?"],
+    }
+
+
+def test_a_mark_and_semicolons_of_spreadsheets_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'\xef\xbb\xbftext;label\r\n"1,5; so";a\r\n\r\nx;b\r\n')
+    assert read_table(path).rows() == [("1,5; so", "a"), ("x", "b")]
+    assert read_table(path).columns == ["text", "label"]
+
+
+def test_tsv_without_quoting_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text('text\tlabel\n"Well\t1\nsaid" he\t0\n', encoding="utf-8")
+    assert read_table(path).rows() == [('"Well', "1"), ('said" he', "0")]
+
+
+def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "tweets.csv").touch()
+    assert refusal(tmp_path / "tweet.csv").endswith(f"there is no such file; did you mean {tmp_path / 'tweets.csv'}?")
+    assert "nor is there a folder" in refusal(tmp_path / "nowhere" / "rows.csv")
+    assert "cannot be read" in refusal(_folder(tmp_path / "folder.csv"))
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def test_unknown_kinds_list_the_known(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "rows.xlsx", b"PK")
+    assert '".xlsx"' in message
+    assert ".csv, .tsv, .jsonl, .ndjson, .parquet" in message
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
+def test_empty_files_are_refused(tmp_path: Path, name: str) -> None:
+    assert "the file is empty" in refusal(tmp_path / name, b"\n \n")
+
+
+def test_tables_without_rows_are_refused(tmp_path: Path) -> None:
+    assert "there are no rows" in refusal(tmp_path / "rows.csv", b"text,label\n")
+
+
+def test_malformed_csv_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    assert "line 3 has 3 cells, but the header has 2" in refusal(path, b"text,label\nx,a\ny,z,b\n")
+    assert "line 5 has 1 cells" in refusal(path, b'text,label\n"x\n\ny",a\nz\n')
+    assert "starts on line 3 is malformed" in refusal(path, b'text,label\nx,a\n"never closed,b\nmore,c\n')
+    assert '2 columns are called "text"' in refusal(path, b"text,label,text\nx,a,y\n")
+
+
+def test_malformed_json_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert "line 3 is not JSON" in refusal(path, b'{"text": "x"}\n\n{"text": \n')
+    assert "line 2 is no JSON object: [1]" in refusal(path, b'{"text": "x"}\n[1]\n')
+
+
+def test_parquet_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pl.DataFrame(ROWS).write_parquet(path)
+    assert "it is no complete Parquet file" in refusal(path, path.read_bytes()[:-20])
+
+
+FRENCH = "text,label\nok,a\nl’été à la plage – déjà vu,b\n"
+CHINESE = "text,label\n这部电影非常好看，我很喜欢,a\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [(FRENCH, "cp1252"), (FRENCH, "mac_roman"), (CHINESE, "gb18030"), (FRENCH, "utf-16"), (CHINESE, "utf-8")],
+)
+def test_encodings_are_guessed(text: str, encoding: str) -> None:
+    assert guess_encoding(text.encode(encoding)) == encoding
+
+
+def test_wrong_encodings_name_the_byte_and_a_better_one(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    message = refusal(path, FRENCH.encode("cp1252"))
+    assert "line 3 is not utf-8 (byte 0x92, 17 from the start)" in message
+    assert 'set "encoding: cp1252"' in message
+    assert read_table(path, "cp1252")["text"][1] == "l’été à la plage – déjà vu"
+    assert 'no encoding "utf9"' in refusal(path, encoding="utf9")
+
+
+def test_missing_columns_name_the_nearest_and_all() -> None:
+    table = pl.DataFrame({"Text": ["x"], "sentiment": ["a"]})
+    with pytest.raises(InputError) as caught:
+        require_columns(table, "tweets.csv", ["text"])
+    assert str(caught.value) == (
+        'tweets.csv: there is no column "text"; did you mean "Text"? the columns are: Text, sentiment'
+    )

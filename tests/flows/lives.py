@@ -1,0 +1,37 @@
+"""A run that is killed and goes on, in processes that a server forks: torch is loaded once, not for each life."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import torch
+
+from alloytune import run
+from alloytune.models.load import quiet
+from alloytune.recipe.read import read_recipe
+from alloytune.watch import Silent
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["alloytune.run"])  # with torch and all; this file itself is not on the server's path
+
+
+def live(recipe: str, output: str) -> None:
+    """Start the run, or go on with it."""
+    torch.set_num_threads(1)
+    quiet()
+    os.chdir(Path(recipe).parent)
+    if (Path(output) / "resolved.json").exists():
+        run.resume(Path(output), Silent())
+    else:
+        run.start(read_recipe(recipe), Path(output), Silent())
+
+
+def life(recipe: Path, output: Path, seconds: float | None = None) -> int | None:
+    """Let a run live for some seconds, then kill it; give its exit code (-9 when it was killed)."""
+    process = CONTEXT.Process(target=live, args=(str(recipe), str(output)))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode

@@ -1,0 +1,150 @@
+"""Whole commands, as a user types them, on tiny models."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+import pytest
+import tiny
+
+from alloytune.cli.main import main
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+HYBRID = """
+model: {model}
+data: {{train: table.csv, split: {{validation: 20%, test: 20%}}}}
+seed: 5
+batch: 8
+stages:
+  - name: full
+    train: all
+    rate: 3e-3
+    until: {{epochs: 8}}
+  - name: partial
+    train: layers[-1:] | head
+    rate: 1e-3
+    until: {{epochs: 1}}
+    accept: {{gain: 0.9}}
+  - name: adapter
+    attach: {{lora: {{rank: 2}}}}
+    train: adapter | head
+    rate: 3e-3
+    until: {{epochs: 1}}
+"""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `alloytune ...` in this process."""
+
+    def run(*words: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["alloytune", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "160")
+        code = 0
+        try:
+            main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+        out, err = capsys.readouterr()
+        return Answer(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder with a table and a recipe, and work in it."""
+    tiny.make_table(150).write_csv(tmp_path / "table.csv")
+    (tmp_path / "recipe.yaml").write_text(HYBRID.format(model=bert))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
+    done = command("train", "recipe.yaml", "--output", "run")
+    assert done.code == 0, done.err
+    for words in (
+        "stage 1: full",
+        "kept",
+        "rolled back",
+        "asked for at least +0.9",
+        "95 % interval",
+        "alloytune predict",
+    ):
+        assert words in done.out
+
+    results = json.loads((place / "run/results.json").read_text())
+    assert [stage["decision"] for stage in results["stages"]] == ["kept", "rolled back", "kept"]
+    assert results["saved"] == ["adapter", "base", "model"]
+    assert set(results["reload_difference"]) == {"model", "adapter"}
+    assert results["test"]["values"]["accuracy"] > 0.8
+    for name in ("recipe.yaml", "resolved.json", "environment.json", "data/audit.json", "model/README.md"):
+        assert (place / "run" / name).exists()
+    assert (place / "run/stages/01-full/checkpoint").is_dir()
+    assert not (place / "run/stages/02-partial/checkpoint").exists()
+    assert not list((place / "run").rglob("*.bin"))
+    steps = [json.loads(line) for line in (place / "run/stages/01-full/steps.jsonl").read_text().splitlines()]
+    assert [step["update"] for step in steps] == list(range(1, len(steps) + 1))
+
+    shown = command("show", "run")
+    assert shown.code == 0
+    assert "rolled back" in shown.out
+
+    new = pl.DataFrame({"text": ["the film was superb", "", "a dull plot", None], "id": ["1", "2", "3", "4"]})
+    new.write_csv(place / "new.csv")
+    predicted = command("predict", "run", "new.csv", "--output", "out.csv")
+    assert predicted.code == 0, predicted.err
+    assert "2 rows have no text" in predicted.err
+    out = pl.read_csv(place / "out.csv")
+    assert out["id"].to_list() == [1, 2, 3, 4]
+    assert out["label"].to_list() == ["good", None, "bad", None]
+    assert out["probability_good"][0] + out["probability_bad"][0] == pytest.approx(1)
+
+    scored = command("evaluate", "run", "table.csv")
+    assert scored.code == 0, scored.err
+    assert "macro_f1" in scored.out
+
+
+def test_check_trains_nothing(command: Command, place: Path) -> None:
+    checked = command("check", "recipe.yaml")
+    assert checked.code == 0, checked.err
+    for words in ("rows read", "layers[-1:] | head", "lora", "s/update", "about"):
+        assert words in checked.out
+    assert {path.name for path in place.iterdir()} == {"table.csv", "recipe.yaml"}
+
+
+def test_recipes_lists_and_prints(command: Command) -> None:
+    listed = command("recipes")
+    assert all(name in listed.out for name in ("full", "head", "last-layers", "lora", "bottleneck", "hybrid"))
+    assert "stages:" in command("recipes", "hybrid").out
+
+
+@pytest.mark.parametrize("name", ["full", "head", "last-layers", "lora", "bottleneck", "hybrid"])
+def test_shipped_recipes_pass_check(command: Command, place: Path, bert: Path, name: str) -> None:
+    checked = command("check", name, "--model", bert, "--data", "table.csv")
+    assert checked.code == 0, checked.err
+
+
+def test_options_and_overrides(command: Command, place: Path) -> None:
+    done = command(
+        *("train", "recipe.yaml", "--seed", "9", "--set", "stages.full.until.epochs=1", "--output", "run"),
+        *("--set", "stages.1.otherwise=stop"),
+    )
+    assert done.code == 0, done.err
+    resolved = json.loads((place / "run/resolved.json").read_text())
+    assert resolved["seed"] == 9
+    assert resolved["stages"][0]["until"]["epochs"] == 1.0
+    results = json.loads((place / "run/results.json").read_text())
+    assert [stage["decision"] for stage in results["stages"]] == ["kept", "rolled back", "not run"]
+    assert results["saved"] == ["model"]

@@ -1,0 +1,88 @@
+"""The shape of the code: arrows one way, no torch where help is answered, public names in order."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import alloytune
+
+SOURCE = Path(alloytune.__file__).parent
+
+# what each part may import of the others; design: cli -> run -> build -> parts -> errors
+ARROWS = {
+    "errors": set(),
+    "selection": {"errors"},
+    "record": {"errors"},
+    "recipe": {"errors", "selection"},
+    "report": {"errors", "record"},
+    "data": {"errors"},
+    "machine": {"errors", "record"},
+    "models": {"errors", "record"},
+    "tasks": {"errors"},
+    "evaluate": {"errors", "machine", "tasks"},
+    "train": {"errors", "machine", "models", "record", "tasks"},
+    "watch": {"record"},
+    "build": {"data", "errors", "machine", "models", "recipe", "selection", "tasks", "train"},
+}
+ANYTHING_BELOW = {"api", "cli", "demo", "estimate", "run", "use", "__init__"}
+NEVER_IMPORTED = {"api", "cli", "demo"}  # but by the command line, and `api` by the package itself
+
+
+def imports(file: Path) -> set[str]:
+    """Give the parts of the package that a file imports when it runs; what is for types alone does not count."""
+    found: set[str] = set()
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for_types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    skipped = {id(inner) for node in for_types for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "alloytune":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("alloytune.")}
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda file: str(file.relative_to(SOURCE)))
+def test_arrows_go_one_way(file: Path) -> None:
+    part = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    used = imports(file) - {part}
+    if part in ARROWS:
+        assert used <= ARROWS[part]
+    else:
+        assert part in ANYTHING_BELOW
+        assert part == "cli" or not used & NEVER_IMPORTED
+
+
+@pytest.mark.parametrize(
+    "part", ["cli.main", "recipe.read", "recipe.shipped", "record.folder", "report.tables", "errors"]
+)
+def test_torch_stays_out(part: str) -> None:
+    code = f"import sys, alloytune.{part}; assert 'torch' not in sys.modules, 'torch'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_answers_at_once() -> None:
+    spans = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "alloytune.cli.main", "--help"], capture_output=True, check=True)
+        spans.append(time.perf_counter() - began)
+    assert b"train" in done.stdout
+    assert min(spans) < 0.5
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert alloytune.__all__ == sorted(alloytune.__all__)
+    for name in alloytune.__all__:
+        assert getattr(alloytune, name) is not None
+
+
+def test_sub_packages_export_nothing() -> None:
+    assert not [file for file in SOURCE.glob("*/__init__.py") if file.read_text(encoding="utf-8").strip()]
