@@ -9,9 +9,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from alloytune.models.load import load_model, load_tokenizer, quiet
 from alloytune.models.state import ModelState
 from alloytune.tasks.classification import Classification

@@ -100,7 +100,7 @@ def rehearse(session: Session) -> None:
     """Go through the stages without training, so that a selection that matches nothing is refused at once."""
     state = session.state
     for number, stage in enumerate(session.recipe.stages):
-        if stage.merge:
+        if stage.merge and state.attachment is not None:
             state.take_off()  # a merge would leave the same names, and move weights
         attach(session, number)
         build.build_moving(session, number)
@@ -286,8 +286,8 @@ class _StageRecord:
 
 def change_adapters(session: Session, number: int) -> None:
     """Carry out a stage's `merge` and `attach`."""
-    if session.recipe.stages[number].merge:
-        session.state.merge()
+    if session.recipe.stages[number].merge and session.state.attachment is not None:
+        session.state.merge()  # none is there when the stage that attached it was rolled back
     attach(session, number)
 
 

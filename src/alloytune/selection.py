@@ -96,6 +96,8 @@ def parse(text: str) -> Selection:
         raise ValueError(
             f"{text!r} is not a selection ({error.msg}); write roles joined by |, & or -, such as 'layers[-2:] | head'"
         ) from None
+    except RecursionError:
+        raise ValueError("the selection is nested too deeply to be read; write it with fewer brackets") from None
     return _read(tree.body, text)
 
 
@@ -154,7 +156,8 @@ def _path(node: ast.expr, text: str) -> str:
         node = node.value
     if not isinstance(node, ast.Name):
         raise ValueError(
-            f"{ast.unparse(node)!r} in {text!r} cannot stand before a dot; join with & instead, such as 'layers[-2:] & norm'"
+            f"{ast.unparse(node)!r} in {text!r} cannot stand before a dot; "
+            "join with & instead, such as 'layers[-2:] & norm'"
         )
     words.insert(0, node.id)
     first = words[1] if words[0] in SIDES and len(words) > 1 else words[0]
@@ -254,4 +257,4 @@ def _show(selection: Selection) -> str:
         case Named(pattern):
             return f'name("{pattern}")'
         case Joined(left, operator, right):
-            return f"{_show(left)} {operator} {_show(right)}"
+            return f"({_show(left)} {operator} {_show(right)})"

@@ -11,7 +11,7 @@ import polars as pl
 from scipy.special import softmax
 from transformers import AutoModelForSequenceClassification
 
-from alloytune.data.repair import repair_text
+from alloytune.data.repair import repair_column
 from alloytune.errors import InputError
 from alloytune.evaluate.bootstrap import intervals
 from alloytune.evaluate.predict import predict
@@ -52,9 +52,7 @@ class Tuned:
     def predict_table(self, table: pl.DataFrame) -> pl.DataFrame:
         """Predict for the columns `text` and, where there, `text_pair`; an empty text gets an empty answer."""
         columns = [column for column in ("text", "text_pair") if column in table.columns]
-        cleaned = table.select(
-            pl.col(column).fill_null("").map_elements(repair_text, return_dtype=pl.String) for column in columns
-        )
+        cleaned = table.select(self._clean(table[column].fill_null("")) for column in columns)
         filled = cleaned.select(pl.all_horizontal(pl.col(column).str.len_chars() > 0 for column in columns)).to_series()
         chances = np.full((table.height, len(self.task.labels)), np.nan)
         if filled.any():
@@ -73,13 +71,17 @@ class Tuned:
             pl.Series(f"probability_{label}", chances[:, n]).fill_nan(None) for n, label in enumerate(self.task.labels)
         )
 
+    def _clean(self, texts: pl.Series) -> pl.Series:
+        """Treat texts as those of the training were."""
+        return repair_column(texts) if self.results["recipe"]["data"]["repair"] else texts.str.strip_chars()
+
     def evaluate_table(self, table: pl.DataFrame) -> dict[str, Any]:
         """Score on the columns `text`, `text_pair`, `label`: values, 95 % intervals, details, rows."""
         unknown = sorted(set(table["label"].to_list()) - set(self.task.labels))
         if unknown:
             raise InputError(
                 "label",
-                f"{', '.join(map(repr, unknown[:5]))} {'is' if len(unknown) == 1 else 'are'} not among the model's labels",
+                f"the model does not know {', '.join(map(repr, unknown[:5]))}",
                 f"it knows {', '.join(self.task.labels)}",
             )
         examples, _ = self.task.encode(table, self.tokenizer, self.max_length)

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,11 +28,17 @@ def live(recipe: str, output: str) -> None:
         run.start(read_recipe(recipe), Path(output), Silent())
 
 
-def life(recipe: Path, output: Path, seconds: float | None = None) -> int | None:
-    """Let a run live for some seconds, then kill it; give its exit code (-9 when it was killed)."""
+def life(
+    recipe: Path, output: Path, seconds: float | None = None, until: Callable[[], bool] | None = None
+) -> int | None:
+    """Let a run live for some seconds, or until something holds, then kill it; give its exit code (-9 when killed)."""
     process = CONTEXT.Process(target=live, args=(str(recipe), str(output)))
     process.start()
-    process.join(seconds)
+    if until is None:
+        process.join(seconds)
+    else:
+        while process.is_alive() and not until():
+            time.sleep(0.01)
     if process.is_alive():
         process.kill()
         process.join()

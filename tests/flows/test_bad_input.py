@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 import tiny
 from flows.test_commands import Command, command, place
 

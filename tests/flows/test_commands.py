@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import polars as pl
 import pytest
-import tiny
 
+import tiny
 from alloytune.cli.main import main
 
 

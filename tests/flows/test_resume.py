@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+
 import tiny
 from flows.lives import life
-from safetensors import safe_open
 
 RECIPE = """
 model: {model}
@@ -125,8 +126,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, bert: Path) -> None
     recipe = write_recipe(tmp_path, bert)
     assert life(recipe, tmp_path / "alone") == 0
     run = tmp_path / "damaged"
-    while not len(list(run.glob("stages/01-full/progress-*"))) > 1:
-        assert life(recipe, run, 0.4) == -signal.SIGKILL
+    assert life(recipe, run, until=lambda: len(list(run.glob("stages/01-full/progress-*"))) > 1) == -signal.SIGKILL
     newest = max(run.glob("stages/01-full/progress-*"))
     (newest / "weights.safetensors").write_bytes(b"half")
     (run / "stages/01-full/.progress-00-00009999.partial").mkdir()

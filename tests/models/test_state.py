@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from conftest import TASK
 
+import tiny
 from alloytune.errors import InputError
 from alloytune.models.adapters import AdapterSettings, BottleneckSettings, LoraSettings
 from alloytune.models.load import load_tokenizer
 from alloytune.models.state import Attachment, ModelState
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.selection import resolve
+from conftest import TASK
 
 LORA = LoraSettings(rank=2, alpha=4, dropout=0.0)
 BOTTLENECK = BottleneckSettings(reduction=4, activation="relu", placement="sequential", dropout=0.0)

@@ -4,10 +4,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from conftest import TASK
 
+import tiny
 from alloytune.errors import NotFiniteError
 from alloytune.machine import Machine
 from alloytune.models.adapters import LoraSettings
@@ -19,6 +18,7 @@ from alloytune.tasks.task import Example
 from alloytune.train.batches import Updates
 from alloytune.train.loop import Step, training_steps
 from alloytune.train.moving import Group, Moving, make_optimizer
+from conftest import TASK
 
 FLOAT32 = Machine(torch.device("cpu"), torch.float32)
 BFLOAT16 = Machine(torch.device("cpu"), torch.bfloat16)

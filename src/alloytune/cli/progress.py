@@ -60,7 +60,7 @@ class Terminal(Silent):
             disable=not self.console.is_terminal,
         )
         self._bar.start()
-        self._task = self._bar.add_task("", total=1.0, state="", completed=0.0)
+        self._task = self._bar.add_task("", total=1.0, state="")
         self._plan = plan
 
     def on_step(self, step: Any, progress: Any) -> None:

@@ -129,4 +129,4 @@ class ModelState:
 
     def to(self, device: torch.device) -> None:
         """Move the model to a device."""
-        self.model.to(device)  # type: ignore[arg-type]
+        self.model.to(device)

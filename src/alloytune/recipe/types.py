@@ -230,7 +230,9 @@ class Recipe(Part):
     )
     task: Literal["classification"] = Field("classification", description="What is learned.")
     data: Data = Field(Data(), description="Where the examples are.")
-    seed: int = Field(0, ge=0, description="Decides the split, the head's first weights, the batches and dropout.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Decides the split, the head's first weights, the batches and dropout."
+    )
     metric: Metric = Field("macro_f1", description="Validation score that chooses the best weights.")
     batch: int = Field(32, ge=1, description="Examples per update.")
     micro_batch: int | None = Field(

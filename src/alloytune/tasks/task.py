@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import polars as pl
@@ -49,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model reaches on a split. `values` holds the single numbers by metric, `details` the tables behind them."""
+    """What a model reaches on a split: `values` by metric, and in `details` the tables behind them."""
 
     values: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Scores:
 class Task(Protocol):
     """What is learned."""
 
-    auto_class: Any  # transformers' Auto class with the head
+    auto_class: ClassVar[Any]  # transformers' Auto class with the head
 
     @property
     def config(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def training_steps(
         for batch in micro_batches:
             with machine.autocast():
                 share = summed_loss(model, batch.to(machine.device)) / num_targets
-            share.backward()  # type: ignore[no-untyped-call]
+            share.backward()
             shares.append(share.detach())
         loss = float(torch.stack(shares).sum())
         grad_norm = float(clip_grad_norm_(weights, clip if clip is not None else math.inf))
