@@ -33,7 +33,7 @@ def make_table(rows: int, seed: int = 0) -> pl.DataFrame:
     texts, labels = [], []
     for number in range(rows):
         label = ("bad", "good")[number % 2]
-        words = draw.choices(PLAIN, k=draw.randint(2, 9)) + [str(draw.randrange(60)), str(draw.randrange(60))]
+        words = [*draw.choices(PLAIN, k=draw.randint(2, 9)), str(draw.randrange(60)), str(draw.randrange(60))]
         words.insert(draw.randrange(len(words)), draw.choice(GOOD if label == "good" else BAD))
         texts.append(" ".join(words))
         labels.append(label)

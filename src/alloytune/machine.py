@@ -61,7 +61,7 @@ def find_machine(precision: Precision = "auto") -> Machine:
 def _has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 products run in hardware; emulated ones are slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
