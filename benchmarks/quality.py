@@ -75,11 +75,13 @@ def run_ours(data: Path, method: str, seed: int, run: Path, all_rows: bool) -> d
     """Fine-tune by a shipped recipe."""
     import alloytune
 
-    given = {split: str(data / f"{split}.csv") for split in ("validation", "test") if (data / f"{split}.csv").exists()}
-    # the limit counts the given splits as well, so the training file is cut to size beforehand
-    train = data / "train.csv" if all_rows else cut(data / "train.csv", ROWS[data.name], seed, run.parent)
+    given: dict[str, Any] = {
+        split: str(data / f"{split}.csv") for split in ("validation", "test") if (data / f"{split}.csv").exists()
+    }
+    if not all_rows:
+        given["rows"] = ROWS[data.name]
     began = time.perf_counter()
-    tuned = alloytune.tune(train, MODEL, method, output=run, seed=seed, **given)
+    tuned = alloytune.tune(data / "train.csv", MODEL, method, output=run, seed=seed, **given)
     stages = tuned.results["stages"]
     return {
         "accuracy": tuned.scores["accuracy"],
@@ -93,17 +95,6 @@ def run_ours(data: Path, method: str, seed: int, run: Path, all_rows: bool) -> d
         "precision": tuned.results["precision"],
         "device": tuned.results["device"],
     }
-
-
-def cut(file: Path, rows: int, seed: int, folder: Path) -> Path:
-    """Draw rows from a table; the draw depends on the seed."""
-    import polars as pl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{file.parent.name}-{rows}.csv"
-    table = pl.read_csv(file, infer_schema=False)
-    table.sample(min(rows, table.height), seed=seed, shuffle=True).write_csv(target)
-    return target
 
 
 def run_trainer(splits: Path, seed: int, scratch: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ ARROWS = {
     "watch": {"record"},
     "build": {"data", "errors", "machine", "models", "recipe", "selection", "tasks", "train"},
 }
-ANYTHING_BELOW = {"api", "cli", "demo", "estimate", "run", "use", "__init__"}
+ANYTHING_BELOW = {"api", "cli", "demo", "estimate", "finish", "run", "stages", "use", "__init__"}
 NEVER_IMPORTED = {"api", "cli", "demo"}  # but by the command line, and `api` by the package itself
 
 

@@ -8,7 +8,7 @@ from alloytune import build
 from alloytune.build import Session
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
 from alloytune.models.weights import free_only, named_weights
-from alloytune.run import change_adapters
+from alloytune.stages import change_adapters
 from alloytune.train.loop import training_steps
 from alloytune.train.moving import make_optimizer
 

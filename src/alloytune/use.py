@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from alloytune.data.repair import repair_column
 from alloytune.errors import InputError
-from alloytune.evaluate.bootstrap import intervals
+from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict
 from alloytune.machine import Machine, find_machine
 from alloytune.models.load import load_model, load_tokenizer, token_limit
@@ -86,10 +86,7 @@ class Tuned:
             )
         examples, _ = self.task.encode(table, self.tokenizer, self.max_length)
         logits = predict(self.model, self.task, examples, self.tokenizer, self.machine)
-        targets = np.array([example.target for example in examples])
-        scores = self.task.scores(logits, targets)
-        spans = intervals(logits.argmax(axis=1), targets, len(self.task.labels), seed=0)
-        return {"rows": len(examples), "values": scores.values, "intervals": spans, "details": scores.details}
+        return score_with_intervals(self.task, logits, examples, seed=0)
 
     def save(self, path: str | Path) -> Path:
         """Copy the saved model (`model/`, or `adapter/` and `base/`) to a folder of your choice."""

@@ -148,6 +148,14 @@ def test_a_missing_split_is_cut_from_train_only(tmp_path: Path) -> None:
     assert all(row.startswith("test.csv:") for row in dataset.test["row"])
 
 
+def test_rows_leaves_given_splits_whole(tmp_path: Path) -> None:
+    test = write(tmp_path / "test.csv", table({"a": 40, "b": 20}).with_columns(pl.col("text") + " again"))
+    train = write(tmp_path / "train.csv", table({"a": 200, "b": 100}))
+    dataset = prepare(DataSettings(train=train, test=test, rows=60, near_duplicates=False))
+    assert (dataset.train.height + dataset.validation.height, dataset.test.height) == (60, 60)
+    assert dataset.audit.not_used == {"beyond 60 rows": 240}
+
+
 def test_rows_limits_the_total_and_keeps_proportions() -> None:
     dataset = prepared(table({"a": 300, "b": 100}), rows=100)
     assert dataset.audit.kept == {"train": 80, "validation": 10, "test": 10}

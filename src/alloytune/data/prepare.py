@@ -62,7 +62,7 @@ def prepare(settings: DataSettings, table: pl.DataFrame | None = None) -> Datase
     _check(sources, rows, cut)
     groups = _group(rows, settings)
     rows = _assign(rows, groups, cut, settings)
-    kept = _limit(rows, settings)
+    kept = _limit(rows, ["train", *cut], settings)
     classes = count_classes(kept)
     sizes = Counter(size for size in Counter(groups).values() if size > 1)
     audit = Audit(
@@ -146,9 +146,12 @@ def _assign(rows: pl.DataFrame, groups: list[int], cut: list[str], settings: Dat
     return rows
 
 
-def _limit(rows: pl.DataFrame, settings: DataSettings) -> pl.DataFrame:
+def _limit(rows: pl.DataFrame, drawn: list[str], settings: DataSettings) -> pl.DataFrame:
+    """Draw `rows` of the rows of these splits; given validation and test files stay whole."""
+    of_train = pl.col("split").is_in(drawn)
+    rows, whole = rows.filter(of_train), rows.filter(~of_train)
     if settings.rows is None or settings.rows >= rows.height:
-        return rows
+        return pl.concat([rows, whole])
     least = rows.select("split", "label").n_unique()
     if settings.rows < least:
         raise InputError(
@@ -156,7 +159,7 @@ def _limit(rows: pl.DataFrame, settings: DataSettings) -> pl.DataFrame:
             f"{settings.rows} rows cannot hold every class in every split",
             f"allow at least {least}",
         )
-    return draw_rows(rows, settings.rows, settings.seed)
+    return pl.concat([draw_rows(rows, settings.rows, settings.seed), whole])
 
 
 def _warn(sources: list[Source], kept: pl.DataFrame, classes: dict[str, dict[str, int]], largest: int) -> list[str]:

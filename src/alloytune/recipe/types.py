@@ -112,7 +112,11 @@ class Data(Part):
     text_pair: str | None = Field(None, description="Column with a second text, for tasks on pairs.")
     label: str = Field("label", description="Column with the label.")
     encoding: str = Field("utf-8", description="Encoding of CSV, TSV and JSONL files.")
-    rows: int | None = Field(None, ge=10, description="Use at most so many rows, drawn in the labels' proportion.")
+    rows: int | None = Field(
+        None,
+        ge=10,
+        description="Use at most so many rows of `train`, drawn in the labels' proportion; given splits stay whole.",
+    )
     repair: bool = Field(True, description="Repair broken characters (ftfy).")
     near_duplicates: bool = Field(True, description="Keep near-duplicates within one split.")
     split: Split = Field(Split(), description="How missing splits are cut.")

@@ -59,7 +59,7 @@ def optimizer_state(optimizer: torch.optim.AdamW, weights: Mapping[str, nn.Param
 
 
 def put_optimizer_state(
-    optimizer: torch.optim.AdamW, weights: Mapping[str, nn.Parameter], state: OptimizerState
+    optimizer: torch.optim.AdamW, weights: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]
 ) -> None:
     """Put the optimizer's memory back."""
     for key, value in state.items():
