@@ -17,7 +17,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,21 @@ def main() -> None:
     run.add_argument("--all-rows", action="store_true", help="whole data sets instead of 1,000 or 3,000 rows")
     run.add_argument("--sets", nargs="+", default=SETS)
     run.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    run.add_argument("--workers", type=int, default=1, help="runs at a time; seconds are comparable with one only")
     run.add_argument("--output", type=Path, default=CELLS)
     commands.add_parser("report")
     options = parser.parse_args()
     if options.command == "report":
         PAGE.write_text(page(read_cells()), encoding="utf-8")
         return
-    for name in options.sets:
-        for seed in options.seeds:
-            run_cells(options.data / name, options.output / options.name, name, seed, options.all_rows)
+    jobs = [
+        (options.data / name, options.output / options.name, name, seed, options.all_rows)
+        for seed in options.seeds
+        for name in options.sets
+    ]
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(run_cells, *job) for job in jobs]:
+            done.result()
 
 
 def run_cells(data: Path, output: Path, name: str, seed: int, all_rows: bool) -> None:
@@ -61,17 +69,19 @@ def run_cells(data: Path, output: Path, name: str, seed: int, all_rows: bool) ->
     with tempfile.TemporaryDirectory() as scratch:
         for method in OURS:
             cell = output / f"{name}-{method}-{seed}.json"
-            splits = Path(scratch) / method / "data"
+            run = Path(scratch) / method
             if not cell.exists():
-                write_cell(cell, name, method, seed, run_ours(data, method, seed, splits.parent, all_rows))
-            trainer_cell = output / f"{name}-trainer-{seed}.json"
-            if method == "full" and not trainer_cell.exists():
-                if not splits.exists():
-                    run_ours(data, method, seed, splits.parent, all_rows)
-                write_cell(trainer_cell, name, TRAINER, seed, run_trainer(splits, seed, Path(scratch) / "trainer"))
+                write_cell(cell, name, method, seed, run_ours(data, method, seed, run, all_rows))
+            cell = output / f"{name}-trainer-{seed}.json"
+            if method == "full" and not cell.exists():
+                if not run.exists():  # the Trainer gets the rows of this run
+                    run_ours(data, method, seed, run, all_rows)
+                write_cell(cell, name, TRAINER, seed, run_trainer(run / "data", seed, Path(scratch) / "trainer"))
 
 
-def run_ours(data: Path, method: str, seed: int, run: Path, all_rows: bool) -> dict[str, Any]:
+def run_ours(
+    data: Path, method: str, seed: int, run: Path, all_rows: bool, overrides: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Fine-tune by a shipped recipe."""
     import alloytune
 
@@ -81,11 +91,13 @@ def run_ours(data: Path, method: str, seed: int, run: Path, all_rows: bool) -> d
     if not all_rows:
         given["rows"] = ROWS[data.name]
     began = time.perf_counter()
-    tuned = alloytune.tune(data / "train.csv", MODEL, method, output=run, seed=seed, **given)
+    tuned = alloytune.tune(data / "train.csv", MODEL, method, output=run, seed=seed, overrides=overrides, **given)
     stages = tuned.results["stages"]
+    kept = [stage for stage in stages if stage["decision"] == "kept"]
     return {
         "accuracy": tuned.scores["accuracy"],
         "macro_f1": tuned.scores["macro_f1"],
+        "validation_accuracy": kept[-1]["scores"]["values"]["accuracy"],
         "seconds": sum(stage.get("seconds", 0.0) for stage in stages),
         "whole_seconds": time.perf_counter() - began,
         "tokens_per_second": stages[0]["tokens_per_second"],
@@ -183,11 +195,11 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
-def read_cells() -> dict[str, list[dict[str, Any]]]:
+def read_cells(cells: Path = CELLS) -> dict[str, list[dict[str, Any]]]:
     """Read all cells, by the name of their set of cells."""
     return {
         folder.name: [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-        for folder in sorted(CELLS.iterdir())
+        for folder in sorted(cells.iterdir())
     }
 
 

@@ -9,14 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("alloytune", "torch", "transformers", "peft", "accelerate", "tokenizers", "polars", "scikit-learn")
+from alloytune import __version__
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "polars", "scikit-learn")
 
 
 def describe(files: Mapping[str, Path], **more: Any) -> dict[str, Any]:
     """Give what to write into `environment.json`; `files` are hashed by name."""
     return {
         "command": sys.argv,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "versions": {"alloytune": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in _PACKAGES},
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "files": {name: {"path": str(file), "sha256": _sha256(file)} for name, file in files.items()},
         **more,
