@@ -75,8 +75,8 @@ def page(groups: dict[str, list[dict[str, Any]]]) -> str:
         "",
         "Written by `benchmarks/rates.py report`; the script's docstring says how to run it again. all-MiniLM-L6-v2,",
         "five epochs, batches of 32, linear schedule; 1,000 rows of `sst2` and `trec`, 3,000 of `banking77`, a tenth of",
-        "them for validation where no file gives it. Accuracy on validation, the mean over the seeds; the best of a",
-        "column in bold. The last column is the mean over the data sets of the loss against each set's best rate: the",
+        "them for validation where no file gives it. Accuracy on validation, mean over the seeds; the best of a",
+        "column in bold. The last column is the mean over the data sets of the loss against each set's best: the",
         "shipped recipes start from the rate where it is smallest.",
         "",
     ]

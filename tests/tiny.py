@@ -40,12 +40,15 @@ def make_table(rows: int, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame({"text": texts, "label": labels}).unique("text", keep="first", maintain_order=True)
 
 
-def make_tokenizer(*, padding: bool = True) -> PreTrainedTokenizerFast:
-    """Make a tokenizer of whole words that puts [CLS] and [SEP] around them."""
-    inner = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+def make_tokenizer(*, padding: bool = True, special: tuple[str, ...] = SPECIAL) -> PreTrainedTokenizerFast:
+    """Make a tokenizer of whole words that puts [CLS] and [SEP] around them; `special` orders tokens 0 to 3."""
+    number_of = {word: number for number, word in enumerate((*special, *WORDS[len(SPECIAL) :]))}
+    inner = Tokenizer(WordLevel(number_of, unk_token="[UNK]"))
     inner.pre_tokenizer = Whitespace()
     inner.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, number_of[token]) for token in ("[CLS]", "[SEP]")],
     )
     pad = {"pad_token": "[PAD]"} if padding else {}
     return PreTrainedTokenizerFast(
