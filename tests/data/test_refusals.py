@@ -58,7 +58,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no rows": (lambda: DataSettings(None, rows=0), "data.rows: 0 is no number of rows; give at least 1"),
     "no share": (
         lambda: SplitSettings(validation=1.5),
-        "split.validation: 1.5 is no share; give a number between 0 and 1",
+        "split.validation: 1.5 is no share; give a number from 0 to below 1",
     ),
     "no train": (
         lambda: SplitSettings(0.5, 0.5),

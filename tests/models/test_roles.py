@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
 
 from alloytune.models.bottleneck import BottleneckConfig
-from alloytune.models.roles import Roles, canonical_name, find_roles
+from alloytune.models.roles import Roles, find_roles
 from alloytune.models.targets import linear_targets, output_targets
+from alloytune.models.tree import canonical_name
 
 SMALL = {"vocab_size": 40}
 PLAIN = {

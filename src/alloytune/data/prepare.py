@@ -58,7 +58,11 @@ def prepare(settings: DataSettings, table: pl.DataFrame | None = None) -> Datase
     """
     sources = read_sources(settings, table)
     rows, repairs, dropped = _clean(sources, settings)
-    cut = [split for split in SPLITS if split not in {source.split for source in sources}]
+    given = {source.split for source in sources}
+    shares = {"validation": settings.split.validation, "test": settings.split.test}
+    cut = [split for split, share in shares.items() if split not in given and share > 0]
+    if "validation" not in [*given, *cut]:
+        raise InputError("data.split.validation", "no row is left for validation", "give a share, or a file")
     _check(sources, rows, cut)
     groups = _group(rows, settings)
     rows = _assign(rows, groups, cut, settings)

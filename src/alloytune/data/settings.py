@@ -8,7 +8,10 @@ from alloytune.errors import InputError
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """Shares of the rows to cut off for validation and test; `stratify` keeps the classes' proportions."""
+    """Shares of the rows to cut off for validation and test; `stratify` keeps the classes' proportions.
+
+    A share of 0 cuts nothing: that split is given as a file, or, for the test, not wanted.
+    """
 
     validation: float = 0.1
     test: float = 0.1
@@ -16,8 +19,8 @@ class SplitSettings:
 
     def __post_init__(self) -> None:
         for name, share in (("validation", self.validation), ("test", self.test)):
-            if not 0 < share < 1:
-                raise InputError(f"split.{name}", f"{share} is no share", "give a number between 0 and 1")
+            if not 0 <= share < 1:
+                raise InputError(f"split.{name}", f"{share} is no share", "give a number from 0 to below 1")
         if self.validation + self.test >= 1:
             raise InputError(
                 "split",
@@ -31,7 +34,7 @@ class DataSettings:
     """Where the examples are and how to make splits of them.
 
     `train` is None when a table is handed over in memory. A missing `validation` or `test` is cut from train.
-    `rows` is the most rows to use over all splits, drawn after cleaning.
+    `rows` is the most rows of train to use, those cut off included, drawn after cleaning.
     """
 
     train: Path | None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from alloytune.errors import InputError
-from alloytune.models.roles import linear_features
+from alloytune.models.tree import linear_features
 
 PLACEMENTS = ("sequential", "parallel")
 

@@ -1,13 +1,17 @@
 """Loading a pretrained model and its tokenizer, safely: safetensors only, no code from the model's folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from alloytune.errors import InputError
+from alloytune.models.roles import Roles, find_roles
 
 _NO_LIMIT = 100_000  # tokenizers without a limit of their own carry 1e30
 
@@ -37,13 +41,13 @@ def load_model(
     """Load a model in float32 with the task's head on it; also give the names of the weights that no file held.
 
     `auto_class` is a transformers Auto class, `config` what the task sets in the model's config. Weights that the
-    files do not hold (the head) are drawn from `seed` before anything else draws random numbers.
+    files do not hold (the head) are drawn from `seed` before anything else draws random numbers. The outputs of a
+    head that was trained for other labels are drawn anew.
     """
     torch.manual_seed(seed)
     try:
-        settings = AutoConfig.from_pretrained(source, trust_remote_code=False, **config)
-        if settings.get_text_config().pad_token_id is None:
-            settings.get_text_config().pad_token_id = tokenizer.pad_token_id
+        own = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        settings = _task_config(source, tokenizer, config)
         model, info = auto_class.from_pretrained(
             source,
             config=settings,
@@ -53,34 +57,88 @@ def load_model(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise _cannot_load(source, "model", error) from error
     _require_embeddings(model, tokenizer, source)
     fresh = frozenset(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
+    roles = find_roles(model)
+    _require_body(fresh, roles, source)
+    if _names_other_labels(own, model.config):
+        fresh |= _redraw_outputs(model, roles, seed)
     return model, fresh
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int | None:
     """Give the tokens per example that the model can read, at most `wanted`; None where nothing limits them."""
-    config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in _OFFSET_POSITIONS:
-        positions -= config.pad_token_id + 1
-    limits = [tokenizer.model_max_length, positions]
-    known = [limit for limit in limits if limit and limit < _NO_LIMIT]
-    limit = min(known) if known else None
+    known = [limit for limit in (tokenizer.model_max_length, _num_positions(model)) if 0 < limit < _NO_LIMIT]
+    limit = min(known, default=None)
     if wanted and limit and wanted > limit:
         raise InputError("max_length", f"{wanted} tokens are more than the model reads", f"give at most {limit}")
     return wanted or limit
 
 
-# these count positions from pad_token_id + 1, so their tables hold that many rows more than tokens
-_OFFSET_POSITIONS = frozenset(("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "esm"))
+def _num_positions(model: PreTrainedModel) -> int:
+    """Give the positions that the model has; 0 where it does not count them.
+
+    RoBERTa and its kin count from behind the padding row of their table, which so holds more rows than tokens.
+    """
+    for name, module in model.named_modules():
+        padding, table = getattr(module, "padding_idx", None), getattr(module, "weight", None)
+        if "position" in name and padding is not None and isinstance(table, Tensor):
+            return int(table.shape[0]) - int(padding) - 1
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions or 0  # XLNet says -1
+
+
+def _task_config(source: str, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]) -> Any:
+    """Read a model's config with what the task sets in it, and with the padding that the tokenizer does."""
+    settings = AutoConfig.from_pretrained(source, trust_remote_code=False, **config)
+    text = settings.get_text_config()
+    if text.pad_token_id != tokenizer.pad_token_id:  # decoders find the last token of a text by it
+        text.pad_token_id = tokenizer.pad_token_id
+    if hasattr(settings, "auto_map"):  # names code that is not run, and that a saved model would not have beside it
+        del settings.auto_map
+    return settings
+
+
+def _names_other_labels(own: Any, settings: Any) -> bool:
+    """Tell whether a source was trained for other labels, or in another order; "LABEL_0" names none."""
+    before = dict(own.id2label)
+    return before != dict(settings.id2label) and not all(str(name).startswith("LABEL_") for name in before.values())
+
+
+@torch.no_grad()
+def _redraw_outputs(model: PreTrainedModel, roles: Roles, seed: int) -> frozenset[str]:
+    """Draw the head's last layer anew; give the names of its weights."""
+    names = [name for name in roles.shapes if name in roles.members.get("head", ())]
+    outputs = {name.rpartition(".")[0] for name in names if roles.shapes[name][0] == model.config.num_labels}
+    torch.manual_seed(seed)
+    for path in sorted(outputs):
+        module = model.get_submodule(path)
+        for weight in module.parameters(recurse=False):
+            weight._is_hf_initialized = False  # else transformers leaves it as it is
+        model._init_weights(module)
+    return frozenset(name for name in names if name.rpartition(".")[0] in outputs)
+
+
+def _require_body(fresh: frozenset[str], roles: Roles, source: str) -> None:
+    """Refuse a model whose files lack pretrained weights: it would train from random numbers and say nothing."""
+    body = roles.members.get("layers", frozenset()) | roles.members.get("embeddings", frozenset())
+    lost = sorted(fresh & body)
+    if lost:
+        raise InputError(
+            "model",
+            f"the files of {source!r} lack {len(lost)} pretrained weights, or hold them in another shape "
+            f"(such as {lost[0]})",
+            "get the whole model, with the config.json that belongs to it",
+        )
 
 
 def _require_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
-    embeddings = model.get_input_embeddings()
-    rows = getattr(embeddings, "num_embeddings", None)
+    try:
+        rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:  # CANINE reads characters and has no table of tokens
+        return
     if rows is not None and len(tokenizer) > rows:
         raise InputError(
             "model",
@@ -100,5 +158,11 @@ def _cannot_load(source: str, part: str, error: Exception) -> InputError:
         )
     if "Unrecognized configuration class" in first:
         return InputError("model", f"{source!r} has no head for this task in transformers", "choose another model")
+    if "trust_remote_code" in str(error):
+        return InputError(
+            "model",
+            f"{source!r} needs code of its own, which Alloytune does not run",
+            "choose a model whose architecture is part of transformers",
+        )
     remedy = "give a model folder, a hub id (with access to the hub) or package:NAME/PATH"
     return InputError("model", f"the {part} of {source!r} cannot be loaded ({first})", remedy)

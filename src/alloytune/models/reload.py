@@ -20,11 +20,17 @@ def load_folder(name: str, folders: dict[str, str], source: str, config: dict[st
         return auto.from_pretrained(folders["model"], dtype=torch.float32)
     import peft
 
-    if json.loads((Path(folders["adapter"]) / "adapter_config.json").read_text())["peft_type"] == "BOTTLENECK":
+    adapter = Path(folders["adapter"])
+    if json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"] == "BOTTLENECK":
         import alloytune.models.bottleneck  # noqa: F401 - makes the method known to PEFT
-    settings = {} if "base" in folders else config
-    base = auto.from_pretrained(folders.get("base", source), dtype=torch.float32, **settings)
-    return peft.PeftModel.from_pretrained(base, folders["adapter"])
+    if "base" in folders:
+        base = auto.from_pretrained(folders["base"], dtype=torch.float32)
+    else:  # the pretrained model knows nothing of this task: not its labels, sometimes not how it is padded
+        padding = transformers.AutoTokenizer.from_pretrained(adapter).pad_token_id
+        base = auto.from_pretrained(
+            source, dtype=torch.float32, ignore_mismatched_sizes=True, pad_token_id=padding, **config
+        )
+    return peft.PeftModel.from_pretrained(base, adapter)
 
 
 @torch.inference_mode()
@@ -35,10 +41,15 @@ def main(request_file: str, answer_file: str) -> None:
     config = request["config"]
     config["id2label"] = {int(number): label for number, label in config["id2label"].items()}
     answer = {}
-    for name in request["folders"]:
-        if name != "base":
-            model = load_folder(name, request["folders"], request["source"], dict(config)).eval()
+    for name, folder in request["folders"].items():
+        if name == "base":
+            continue
+        try:
+            model = load_folder(name, request["folders"], request["source"], config).eval()
             answer[name] = model(**inputs).logits.float().numpy()
+        except Exception as error:
+            first = (str(error).strip().splitlines() or ["no message"])[0]
+            raise SystemExit(f"{folder}: {type(error).__name__}: {first}") from error
     np.savez(answer_file, **answer)
 
 

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,21 +35,20 @@ def save_tuned(state: ModelState, tokenizer: PreTrainedTokenizerBase, places: Pl
     """Save the model, and the adapter alone where one is attached; give which folders were written.
 
     `model/` holds everything in one (the adapter merged). An adapter that cannot be merged is saved with `base/`,
-    the model that it sits on, instead. `base/` is also written beside an adapter whose base has moved.
+    the model that it sits on, instead. `base/` is also written beside an adapter whose base has moved. The model
+    ends as it began, but for an adapter that is merged in now.
     """
-    attachment = state.attachment
-    if attachment is None:
+    if state.attachment is None:
         _save_model(state, tokenizer, places.model, card)
         return {"model": True, "adapter": False, "base": False}
-    mergeable = attachment.settings.mergeable
+    mergeable = state.attachment.settings.mergeable
     needs_base = state.base_moved or not mergeable
-    with new_folder(places.adapter) as folder:
-        base = str(places.base.resolve()) if needs_base else places.source
+    # from the run folder, wherever that is moved; "./" keeps it from being taken for the name of a model on a hub
+    base = f"./{places.base.name}" if needs_base else places.source
+    with _folder(tokenizer, places.adapter, card + _how_to_load(state, places, needs_base)) as folder:
         save_adapter(state.model, state.attached, state.head, base, folder)
-        tokenizer.save_pretrained(str(folder))
-        (folder / "README.md").write_text(card, encoding="utf-8")
-    whole = state.snapshot(state.touched)
     if needs_base:
+        whole = state.snapshot(state.adapter_names)
         state.take_off()
         _save_model(state, tokenizer, places.base, card)
         state.restore(whole)
@@ -66,28 +66,14 @@ def verify_saved(
     `folders` holds `model`, or `adapter` (with `base` where written; else it goes on `source`), or both.
     Gives the largest difference by folder, relative to the largest output. Raises VerificationError above TOLERANCE.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        request = Path(scratch) / "request.json"
-        answer = Path(scratch) / "answer.npz"
-        request.write_text(
-            json.dumps(
-                {
-                    "folders": {name: str(path) for name, path in folders.items()},
-                    "source": source,
-                    "inputs": dict(inputs),
-                    "config": dict(config),
-                }
-            ),
-            encoding="utf-8",
-        )
-        script = Path(__file__).with_name("reload.py")
-        done = subprocess.run(
-            [sys.executable, str(script), str(request), str(answer)], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise VerificationError(f"{next(iter(folders.values()))}: the saved model does not load again ({last})")
-        found = dict(np.load(answer))
+    found = _outputs_when_reloaded(
+        {
+            "folders": {name: str(path) for name, path in folders.items()},
+            "source": source,
+            "inputs": dict(inputs),
+            "config": dict(config),
+        }
+    )
     scale = float(np.abs(expected).max()) or 1.0
     differences = {name: float(np.abs(outputs - expected).max()) / scale for name, outputs in found.items()}
     for name, difference in differences.items():
@@ -99,8 +85,53 @@ def verify_saved(
     return differences
 
 
+def _outputs_when_reloaded(request: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Run `reload.py` in a fresh process; give the outputs by folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answer = Path(scratch) / "request.json", Path(scratch) / "answer.npz"
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        script = Path(__file__).with_name("reload.py")
+        done = subprocess.run(
+            [sys.executable, str(script), str(asked), str(answer)], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise VerificationError(f"what was saved does not load again ({last}); do not use it")
+        return dict(np.load(answer))
+
+
 def _save_model(state: ModelState, tokenizer: PreTrainedTokenizerBase, path: Path, card: str) -> None:
-    with new_folder(path) as folder:
+    with _folder(tokenizer, path, card) as folder:
         state.model.save_pretrained(str(folder))
+
+
+@contextmanager
+def _folder(tokenizer: PreTrainedTokenizerBase, path: Path, card: str) -> Iterator[Path]:
+    """Give a new folder for weights, with the tokenizer and the card put beside them."""
+    with new_folder(path) as folder:
+        yield folder
         tokenizer.save_pretrained(str(folder))
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _how_to_load(state: ModelState, places: Places, needs_base: bool) -> str:
+    """Say in the adapter's card what it goes on, and how."""
+    config = state.model.config
+    on = f'"./{places.base.name}"' if needs_base else f'"{places.source}"'
+    more = "" if needs_base else f", num_labels={config.num_labels}, ignore_mismatched_sizes=True"
+    padding = config.get_text_config().pad_token_id
+    more += "" if needs_base or padding is None else f", pad_token_id={padding}"
+    known = "" if state.attached.settings.kind == "lora" else "import alloytune.models.bottleneck  # known to PEFT\n"
+    return f"""
+## Loading this adapter
+
+From the folder that holds `{places.adapter.name}/`{f" and `{places.base.name}/`" if needs_base else ""}:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+{known}
+base = AutoModelForSequenceClassification.from_pretrained({on}{more})
+model = PeftModel.from_pretrained(base, "./{places.adapter.name}")
+```
+"""

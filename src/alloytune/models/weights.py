@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from alloytune.models.roles import canonical_name
+from alloytune.models.tree import canonical_name
 
 Weights = dict[str, Tensor]
 

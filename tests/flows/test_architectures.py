@@ -1,0 +1,77 @@
+"""Every architecture with a classification head in transformers: tunes in three stages, saves, and loads elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, pipeline
+
+import alloytune
+import tiny
+from alloytune.models.roles import find_roles
+from alloytune.models.weights import named_weights
+from architectures import ARCHITECTURES
+
+TABLE = tiny.make_table(80)
+TEXTS = TABLE["text"].head(8).to_list()
+ALWAYS = {"roberta", "gpt2", "t5"}  # positions from behind the padding; no padding token, fused layers; two sides
+EPOCH = {"epochs": 1}
+
+
+def recipe(adapter: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "seed": 5,
+        "batch": 8,
+        "data": {"split": {"validation": "20%", "test": "20%"}},
+        "stages": [
+            {"name": "full", "train": "all", "rate": 3e-3, "until": EPOCH},
+            {"name": "partial", "train": "layers[-1:] | head", "rate": 3e-3, "until": EPOCH},
+            {"name": "adapter", "attach": adapter, "train": "adapter | head", "rate": 1e-2, "until": EPOCH},
+        ],
+    }
+
+
+def tune(name: str, folder: Path, adapter: dict[str, Any]) -> alloytune.Tuned:
+    model = ARCHITECTURES[name].save(folder / "pretrained")
+    return alloytune.tune(TABLE, model=str(model), recipe=recipe(adapter), output=folder / "run")
+
+
+def assert_frozen_weights_stayed(run: Path) -> None:
+    """Compare what the adapter sits on with what the stage before the adapter left, bit by bit."""
+    base = AutoModelForSequenceClassification.from_pretrained(run / "base")
+    weights = named_weights(base)
+    before = load_file(run / "stages/02-partial/checkpoint/weights.safetensors")
+    after_first = load_file(run / "stages/01-full/checkpoint/weights.safetensors")
+    head = find_roles(base).members["head"]
+    assert before.keys() == weights.keys()
+    assert [name for name in weights.keys() - head if not torch.equal(weights[name], before[name])] == []
+    assert any(not torch.equal(weights[name], before[name]) for name in head)
+    assert any(not torch.equal(before[name], after_first[name]) for name in find_roles(base).stacks["layers"][-1])
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in ARCHITECTURES]
+)
+def test_three_stages(name: str, tmp_path: Path) -> None:
+    tuned = tune(name, tmp_path, {"lora": {"rank": 2, "on": "attention | mlp"}})
+    assert tuned.results["saved"] == ["adapter", "base", "model"]
+    assert set(tuned.results["reload_difference"]) == {"model", "adapter"}
+    assert max(tuned.results["reload_difference"].values()) < 1e-5
+    assert_frozen_weights_stayed(tmp_path / "run")
+
+    predicted = tuned.predict(TEXTS)
+    plain = pipeline("text-classification", model=str(tmp_path / "run/model"), top_k=None)
+    for row, answer in zip(predicted.iter_rows(named=True), plain(TEXTS), strict=True):
+        for chance in answer:
+            assert row[f"probability_{chance['label']}"] == pytest.approx(chance["score"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deberta-v2", "gpt2", "llama"])
+def test_bottleneck_adapters(name: str, tmp_path: Path) -> None:
+    tuned = tune(name, tmp_path, {"bottleneck": {"reduction": 4, "on": "attention | mlp"}})
+    assert tuned.results["saved"] == ["adapter", "base"]
+    assert tuned.results["reload_difference"]["adapter"] < 1e-5
+    assert_frozen_weights_stayed(tmp_path / "run")
