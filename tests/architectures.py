@@ -51,13 +51,14 @@ class Architecture:
     special: tuple[str, ...] = tiny.SPECIAL
     padding: bool = True
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    padding_side: str = "right"
 
     def save(self, folder: Path) -> Path:
         """Write a random model and its tokenizer."""
         torch.manual_seed(1)
         model_class = getattr(transformers, self.model)
         model_class(model_class.config_class(**self.settings)).save_pretrained(folder)
-        tokenizer = tiny.make_tokenizer(padding=self.padding, special=self.special)
+        tokenizer = tiny.make_tokenizer(padding=self.padding, special=self.special, padding_side=self.padding_side)
         tokenizer.model_input_names = list(self.inputs)
         tokenizer.model_max_length = int(1e30)
         tokenizer.save_pretrained(folder)
@@ -84,7 +85,10 @@ ARCHITECTURES = {
     "electra": Architecture("ElectraForPreTraining", PLAIN | {"embedding_size": 8}, inputs=WITH_TYPES),
     "modernbert": Architecture("ModernBertForMaskedLM", PLAIN | {"cls_token_id": 2, "sep_token_id": 3}),
     "xlnet": Architecture(
-        "XLNetLMHeadModel", SIZES | {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32}, inputs=WITH_TYPES
+        "XLNetLMHeadModel",
+        SIZES | {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32},
+        inputs=WITH_TYPES,
+        padding_side="left",  # it reads a text's label from the last position
     ),
     "mpnet": Architecture(
         "MPNetForMaskedLM",

@@ -26,7 +26,8 @@ ARROWS = {
     "evaluate": {"errors", "machine", "tasks"},
     "train": {"errors", "machine", "models", "record", "tasks"},
     "watch": {"record"},
-    "build": {"data", "errors", "machine", "models", "recipe", "selection", "tasks", "train"},
+    "rates": set(),
+    "build": {"data", "errors", "machine", "models", "rates", "recipe", "selection", "tasks", "train"},
 }
 ANYTHING_BELOW = {"api", "cli", "demo", "estimate", "finish", "run", "stages", "use", "__init__"}
 NEVER_IMPORTED = {"api", "cli", "demo"}  # but by the command line, and `api` by the package itself

@@ -40,7 +40,9 @@ def make_table(rows: int, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame({"text": texts, "label": labels}).unique("text", keep="first", maintain_order=True)
 
 
-def make_tokenizer(*, padding: bool = True, special: tuple[str, ...] = SPECIAL) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    *, padding: bool = True, special: tuple[str, ...] = SPECIAL, padding_side: str = "right"
+) -> PreTrainedTokenizerFast:
     """Make a tokenizer of whole words that puts [CLS] and [SEP] around them; `special` orders tokens 0 to 3."""
     number_of = {word: number for number, word in enumerate((*special, *WORDS[len(SPECIAL) :]))}
     inner = Tokenizer(WordLevel(number_of, unk_token="[UNK]"))
@@ -58,6 +60,7 @@ def make_tokenizer(*, padding: bool = True, special: tuple[str, ...] = SPECIAL) 
         sep_token="[SEP]",
         eos_token="[SEP]",
         model_max_length=32,
+        padding_side=padding_side,
         **pad,
     )
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from alloytune.errors import InputError
 from alloytune.machine import Machine, find_machine
 from alloytune.models.adapters import AdapterSettings, BottleneckSettings, LoraSettings
 from alloytune.models.load import load_model, load_tokenizer, token_limit
+from alloytune.models.roles import Roles
 from alloytune.models.source import locate
 from alloytune.models.state import Attachment, ModelState
+from alloytune.rates import auto_rate
 from alloytune.recipe.types import Attach, Recipe, Stage, read_interval
 from alloytune.selection import resolve
 from alloytune.tasks.classification import Classification
@@ -109,15 +112,30 @@ def build_moving(session: Session, number: int) -> Moving:
             raise InputError(
                 f"{where}.rates", f"nothing of {text!r} moves in this stage", "drop it, or add it to train"
             )
+    starts = _auto_rates(session, roles, selected)
     undecayed = roles.members.get("norm", frozenset()) | roles.members.get("bias", frozenset())
     groups: dict[tuple[float, float], list[str]] = {}
     for name in (name for name in roles.shapes if name in selected):
-        rate = next((rate for _, names, rate in own_rates if name in names), stage.rate)
-        if rate is None:
-            raise InputError(f"{where}.rates", f"no rate for {name!r}, which moves", "add rate: to the stage")
+        given = next((rate for _, names, rate in own_rates if name in names), stage.rate)
+        rate = starts[name] if given == "auto" else given
         decay = 0.0 if name in undecayed or len(roles.shapes[name]) < 2 else stage.weight_decay
         groups.setdefault((rate, decay), []).append(name)
     return Moving(tuple(Group(tuple(names), rate, decay) for (rate, decay), names in groups.items()))
+
+
+def _auto_rates(session: Session, roles: Roles, selected: frozenset[str]) -> dict[str, float]:
+    """Give the starting rate of every weight that moves; the head goes with what moves beside it."""
+    adapter, head = (roles.members.get(role, frozenset()) for role in ("adapter", "head"))
+    body = frozenset[str]().union(*roles.stacks.get("layers", ()))
+    sizes = {name: prod(shape) for name, shape in roles.shapes.items()}
+    num_body = sum(sizes[name] for name in body)
+    pretrained = selected - adapter - head
+    num_moved = sum(sizes[name] for name in pretrained & body)
+    again = bool(pretrained & session.state.touched)
+    of_pretrained = auto_rate("full" if 2 * num_moved >= num_body else "partial", num_body, again=again)
+    of_adapter = auto_rate("adapter", num_body)
+    beside = of_pretrained if pretrained else of_adapter if selected & adapter else auto_rate("head", num_body)
+    return {name: of_adapter if name in adapter else beside if name in head else of_pretrained for name in selected}
 
 
 def build_updates(session: Session, number: int, attempt: int) -> Updates:

@@ -87,7 +87,7 @@ class StageOfRun:
         self.folder.forget_after(attempt, progress.update)
         updates = build.build_updates(session, self.number, attempt)
         plan = build.build_plan(session.recipe, self.number, attempt, updates.per_epoch)
-        self.watcher.on_stage(self.number, self.stage, plan, progress)
+        self.watcher.on_stage(self.number, self.stage, moving, plan, progress)
         session.machine.reset_peak()
         return run_stage(
             run,
@@ -113,6 +113,7 @@ class StageOfRun:
             "tries": attempt + 1,
             "trained_parameters": sum(prod(shapes[name]) for name in moving.names),
             "parameters": sum(map(prod, shapes.values())),
+            "rates": moving.rates,
             "updates": progress.update,
             "best_update": progress.best_update,
             "seconds": round(progress.seconds, 2),
@@ -208,7 +209,7 @@ def _verdict(stage: Stage, metric: str, before: Scores, after: Scores) -> tuple[
     metric = stage.accept.metric or metric
     gain = after.values[metric] - before.values[metric]
     kept = gain >= stage.accept.gain
-    return kept, f"{metric} {gain:+.4f}, asked for at least {stage.accept.gain:+g}"
+    return kept, f"needed {metric} {stage.accept.gain:+g} or more, got {gain:+.4f}"
 
 
 def _remove(path: Path) -> None:

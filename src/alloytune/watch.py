@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from alloytune.recipe.types import Stage
     from alloytune.tasks.task import Scores
     from alloytune.train.loop import Step
+    from alloytune.train.moving import Moving
     from alloytune.train.stage import Progress, StagePlan
 
 
@@ -22,7 +23,7 @@ class Watcher(Protocol):
     def on_model(self, session: "Session") -> None:
         """The model is loaded."""
 
-    def on_stage(self, number: int, stage: "Stage", plan: "StagePlan", progress: "Progress") -> None:
+    def on_stage(self, number: int, stage: "Stage", moving: "Moving", plan: "StagePlan", progress: "Progress") -> None:
         """A stage begins, or goes on from `progress`."""
 
     def on_step(self, step: "Step", progress: "Progress") -> None:
@@ -53,7 +54,7 @@ class Silent:
     def on_model(self, session: "Session") -> None:
         """Say nothing."""
 
-    def on_stage(self, number: int, stage: "Stage", plan: "StagePlan", progress: "Progress") -> None:
+    def on_stage(self, number: int, stage: "Stage", moving: "Moving", plan: "StagePlan", progress: "Progress") -> None:
         """Say nothing."""
 
     def on_step(self, step: "Step", progress: "Progress") -> None:

@@ -44,7 +44,9 @@ def assert_frozen_weights_stayed(run: Path) -> None:
     weights = named_weights(base)
     before = load_file(run / "stages/02-partial/checkpoint/weights.safetensors")
     after_first = load_file(run / "stages/01-full/checkpoint/weights.safetensors")
-    head = find_roles(base).members["head"]
+    saved = {name.removeprefix("base_model.model.") for name in load_file(run / "adapter/adapter_model.safetensors")}
+    head = saved & weights.keys()  # with a pooler that was not pretrained
+    assert head >= find_roles(base).members["head"]
     assert before.keys() == weights.keys()
     assert [name for name in weights.keys() - head if not torch.equal(weights[name], before[name])] == []
     assert any(not torch.equal(weights[name], before[name]) for name in head)
@@ -75,3 +77,23 @@ def test_bottleneck_adapters(name: str, tmp_path: Path) -> None:
     assert tuned.results["saved"] == ["adapter", "base"]
     assert tuned.results["reload_difference"]["adapter"] < 1e-5
     assert_frozen_weights_stayed(tmp_path / "run")
+
+
+def test_a_pair_of_texts_on_a_classifier_for_other_labels(tmp_path: Path) -> None:
+    source = ARCHITECTURES["bert"].save(tmp_path / "pretrained")
+    names = {0: "contradiction", 1: "entailment", 2: "neutral"}
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=3, id2label=names)
+    model.save_pretrained(source)
+    table = TABLE.with_columns(text_pair=TABLE["text"].reverse())
+    stages = recipe({"lora": {"rank": 2}})["stages"][2:]
+    tuned = alloytune.tune(
+        table, model=str(source), recipe=recipe({}) | {"stages": stages}, output=tmp_path / "run", text_pair="text_pair"
+    )
+    assert tuned.results["saved"] == ["adapter", "model"]
+    pairs = table["text_pair"].head(8).to_list()
+    predicted = tuned.predict(TEXTS, pairs)
+    assert predicted["probability_good"].to_list() != tuned.predict(TEXTS)["probability_good"].to_list()
+    plain = pipeline("text-classification", model=str(tmp_path / "run/model"), top_k=None)
+    for row, text, pair in zip(predicted.iter_rows(named=True), TEXTS, pairs, strict=True):
+        for chance in plain({"text": text, "text_pair": pair}):
+            assert row[f"probability_{chance['label']}"] == pytest.approx(chance["score"], abs=1e-5)

@@ -78,7 +78,7 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
         "stage 1: full",
         "kept",
         "rolled back",
-        "asked for at least +0.9",
+        "needed macro_f1 +0.9 or more",
         "95 % interval",
         "alloytune predict",
     ):

@@ -65,7 +65,7 @@ def test_defaults_replace_the_file_and_none_is_not_given() -> None:
         ),
         (
             "stages.0.rate=fast",
-            "--set stages.0.rate=fast: stages[0].rate: 'fast' is not a number above 0, such as 2e-4",
+            "--set stages.0.rate=fast: stages[0].rate: 'fast' is not a number above 0, such as 2e-4 or 'auto'",
         ),
         (
             "stages.full.lr=1e-4",
@@ -77,7 +77,7 @@ def test_defaults_replace_the_file_and_none_is_not_given() -> None:
         ),
         (
             "stages.full.rate.x=1",
-            "--set stages.full.rate.x=1: nothing stands below 'stages[0].rate', which is 0.0002; end the path there",
+            "--set stages.full.rate.x=1: nothing stands below 'stages[0].rate', which is 'auto'; end the path there",
         ),
     ],
 )

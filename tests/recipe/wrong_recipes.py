@@ -185,8 +185,10 @@ RULES = {
         "stages[1].name",
         ("'a'", "stages[0]"),
     ),
-    "no rate": Wrong("stages:\n  - ▲name: a\n    train: all\n", "stages[0].rate", ("missing", "`rates`")),
-    "empty rate": Wrong("stages:\n  - name: a\n    train: all\n    ▲rate:\n", "stages[0].rate", ("missing",)),
+    "empty rate": Wrong("stages:\n  - name: a\n    train: all\n    ▲rate:\n", "stages[0].rate", ("empty", "'auto'")),
+    "rate nearly auto": Wrong(
+        "stages:\n  - {name: a, train: all, rate: ▲aut}\n", "stages[0].rate", ("'aut'", "did you mean 'auto'?")
+    ),
     "adapter not attached": Wrong(
         "stages:\n  - {name: a, train: ▲adapter | head, rate: 1}\n",
         "stages[0].train",

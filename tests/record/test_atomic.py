@@ -1,7 +1,5 @@
 """Writing leaves the whole new thing or the old one."""
 
-import resource
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,35 +9,23 @@ from safetensors.torch import save_file
 from alloytune.errors import SaveError
 from alloytune.record.atomic import new_folder, write_json
 from alloytune.record.folder import StageFolder
+from full_disk import full_disk
 
 
-@pytest.fixture
-def _full_disk() -> None:
-    """Let no file grow beyond 4 KiB, as on a full disk, for the time of a test."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-@pytest.mark.usefixtures("_full_disk")
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     write_json(file, {"whole": True})
-    with pytest.raises(SaveError, match=r"results\.json: cannot be saved .* make room"):
+    with full_disk(), pytest.raises(SaveError, match=r"results\.json: cannot be saved .* make room"):
         write_json(file, {"text": "x" * 10_000})
     assert file.read_text() == '{\n  "whole": true\n}\n'
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 
 
-@pytest.mark.usefixtures("_full_disk")
 def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     with new_folder(folder) as aside:
         (aside / "a").write_text("old")
-    with pytest.raises(SaveError), new_folder(folder) as aside:
+    with full_disk(), pytest.raises(SaveError), new_folder(folder) as aside:
         save_file({"weight": torch.zeros(10_000)}, aside / "model.safetensors")
     assert (folder / "a").read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]

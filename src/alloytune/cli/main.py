@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from alloytune.errors import AlloytuneError, InputError
 
@@ -206,8 +208,10 @@ def recipes(
     if name is not None:
         typer.echo(shipped_text(name), nl=False)
         return
+    listing = Table.grid(padding=(0, 2))
     for known in shipped_names():
-        console.print(f"[bold]{known:<14}[/] {shipped_summary(known)}", highlight=False)
+        listing.add_row(Text(known, style="bold"), shipped_summary(known))
+    console.print(listing)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from alloytune.record.folder import RunFolder
@@ -43,11 +44,13 @@ class Terminal(Silent):
                 f"[yellow]{cut:,} rows are longer than {session.max_length} tokens and are read up to there[/]"
             )
 
-    def on_stage(self, number: int, stage: Any, plan: Any, progress: Any) -> None:
+    def on_stage(self, number: int, stage: Any, moving: Any, plan: Any, progress: Any) -> None:
         """Begin a bar."""
         self._close_bar()
         where = f" from update {progress.update}" if progress.update else ""
-        self.console.print(f"\n[bold]stage {number + 1}: {stage.name}[/] trains {stage.train}{where}", highlight=False)
+        rates = " and ".join(f"{rate:.2g}" for rate in moving.rates)
+        self.console.print()
+        self._say(f"[bold]stage {number + 1}: {stage.name}[/] trains {escape(stage.train)} at rate {rates}{where}")
         self._loss = None
         self._total = plan.max_updates or 0
         self._bar = Progress(

@@ -28,6 +28,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(source, "tokenizer", error) from error
+    tokenizer.init_kwargs.pop("auto_map", None)  # names code that is not run
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise InputError("model", f"the tokenizer of {source!r} has no padding and no end token", "add one to it")

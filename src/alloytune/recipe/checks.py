@@ -66,9 +66,6 @@ def _check_names(stages: list[Stage]) -> Iterator[Mistake]:
 
 def _check_stage(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
     """What must hold within one stage."""
-    if stage.rate is None and not stage.rates:
-        message = "'rate' is missing; give a number above 0, such as 2e-4, or `rates` by selection"
-        yield Mistake((*path, "rate"), message, about=((*path, "rates"),))
     if stage.accept is None and "otherwise" in stage.model_fields_set:
         message = "'otherwise' never happens without `accept`; add `accept: {gain: 0}`, or remove it"
         yield Mistake((*path, "otherwise"), message, at_key=True, about=((*path, "accept"),))

@@ -197,8 +197,14 @@ class Stage(Part):
     attach: Attach | None = Field(None, description="Adapter to add before training.")
     merge: bool = Field(False, description="Fold the attached adapter into the base weights before training.")
     train: SelectionText = Field(description="The selection that moves; everything else stays as it is.")
-    rate: Rate | None = Field(None, description="Learning rate of everything that moves and has no rate of its own.")
-    rates: dict[SelectionText, Rate] = Field(
+    rate: Rate | Literal["auto"] = Field(
+        "auto",
+        description=(
+            "Learning rate of everything that moves and has no rate of its own; auto takes a starting value from what "
+            "moves, the model's size, and what an earlier stage has trained."
+        ),
+    )
+    rates: dict[SelectionText, Rate | Literal["auto"]] = Field(
         {},
         description="Learning rates by selection; the first that holds a weight counts.",
         examples=[{"head": 1e-3, "layers[-2:]": 1e-4}],

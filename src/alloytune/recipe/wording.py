@@ -59,7 +59,8 @@ def shown(value: Any) -> str:
 
 def allowed(nodes: list[shape.Node]) -> str:
     """Say what a key takes: `a whole number of at least 1`."""
-    return " or ".join(dict.fromkeys(_phrase(node) for node in nodes))
+    phrases = " or ".join(dict.fromkeys(_phrase(node) for node in nodes))
+    return f"{phrases}, the only choice" if all("const" in node for node in nodes) else phrases
 
 
 def _path(detail: ErrorDetails, value: Any) -> tuple[KeyPath, bool]:
@@ -109,11 +110,10 @@ def _refusal(value: Any, nodes: list[shape.Node]) -> str:
 
 def _hint(value: Any, nodes: list[shape.Node]) -> str:
     """Give the remedy where the value shows what was meant."""
-    words = [word for node in nodes for word in node.get("enum", ())]
+    words = [word for node in nodes for word in (*node.get("enum", ()), node.get("const")) if word]
     kinds = {node.get("type") for node in nodes} | {node.get("format") for node in nodes}
-    if isinstance(value, str) and words:
-        near = nearest_word(value, words)
-        return f"; did you mean {near!r}?" if near else ""
+    if isinstance(value, str) and words and (near := nearest_word(value, words, cutoff=0.6)):
+        return f"; did you mean {near!r}?"
     if isinstance(value, str) and kinds & {"number", "integer", "share"} and _is_number(value):
         return "; write it without quotes"
     if isinstance(value, str) and "boolean" in kinds and value.lower() in ("yes", "no", "on", "off"):
@@ -135,7 +135,7 @@ def _phrase(node: shape.Node) -> str:
     if "enum" in node:
         return f"one of {', '.join(node['enum'])}"
     if "const" in node:
-        return f"{node['const']!r}, the only choice"
+        return repr(node["const"])
     match node["type"]:
         case "boolean":
             return "true or false"

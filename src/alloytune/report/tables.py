@@ -117,7 +117,7 @@ def per_class_table(classes: list[Mapping[str, Any]]) -> Table:
 
 def confusion_table(labels: list[str], counts: list[list[int]]) -> Table:
     """Show true labels by row, predicted ones by column."""
-    table = _table("True label (rows) against predicted (columns)")
+    table = _table("Confusion (rows: true)")
     table.add_column("")
     for label in labels:
         table.add_column(label, justify="right")

@@ -29,6 +29,11 @@ class Moving:
         """Give the names of all weights that move."""
         return frozenset(name for group in self.groups for name in group.names)
 
+    @property
+    def rates(self) -> list[float]:
+        """Give the rates that there are, largest first."""
+        return sorted({group.rate for group in self.groups}, reverse=True)
+
     def slower(self, factor: float) -> "Moving":
         """Give the same weights at rates times `factor`."""
         return Moving(tuple(Group(g.names, g.rate * factor, g.weight_decay) for g in self.groups))

@@ -1,0 +1,166 @@
+"""What is saved loads elsewhere; what is damaged is noticed; a full disk leaves what was there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import AutoPeftModelForSequenceClassification, PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+import tiny
+from alloytune.errors import SaveError, VerificationError
+from alloytune.models.adapters import AdapterSettings, BottleneckSettings, LoraSettings
+from alloytune.models.load import load_model, load_tokenizer
+from alloytune.models.save import Places, save_tuned, verify_saved
+from alloytune.models.state import Attachment, ModelState
+from alloytune.models.weights import named_weights
+from alloytune.selection import resolve
+from alloytune.tasks.task import Batch
+from conftest import TASK
+from full_disk import full_disk
+
+LORA = LoraSettings(rank=2, alpha=4, dropout=0.0)
+BOTTLENECK = BottleneckSettings(reduction=4, activation="relu", placement="sequential", dropout=0.0)
+POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+
+
+class Saved:
+    """A model whose chosen weights were moved at random, saved, with its outputs."""
+
+    def __init__(self, folder: Path, source: Path, settings: AdapterSettings | None, moved: str) -> None:
+        self.tokenizer = load_tokenizer(str(source))
+        model, fresh = load_model(TASK.auto_class, str(source), self.tokenizer, 0, **TASK.config)
+        self.state, self.source = ModelState(model.eval(), fresh), str(source)
+        if settings:
+            names = resolve("attention | mlp", self.state.roles(), "on")
+            self.state.attach(Attachment(settings, names, 1), "attach")
+        self.move(moved)
+        self.expected = self.outputs(model)
+        self.places = Places(self.source, folder / "model", folder / "adapter", folder / "base")
+        self.written = save_tuned(self.state, self.tokenizer, self.places, "a card\n")
+
+    def move(self, selection: str) -> None:
+        names = resolve(selection, self.state.roles(), "train")
+        with torch.no_grad():
+            for name, weight in named_weights(self.state.model).items():
+                if name in names:
+                    weight.add_(0.2 * torch.randn(weight.shape))
+        self.state.touched |= names
+
+    @property
+    def batch(self) -> Batch:
+        examples, _ = TASK.encode(tiny.make_table(12), self.tokenizer, 32)
+        return TASK.collate(examples, self.tokenizer)
+
+    @torch.inference_mode()
+    def outputs(self, model: Any) -> np.ndarray:
+        return TASK.outputs(model.eval(), self.batch).numpy()
+
+    def verify(self) -> dict[str, float]:
+        folders = {name: getattr(self.places, name) for name, there in self.written.items() if there}
+        inputs = {key: value.tolist() for key, value in self.batch.inputs.items()}
+        return verify_saved(folders, self.source, inputs, self.expected, TASK.config)
+
+
+def test_a_whole_model(tmp_path: Path, bert: Path) -> None:
+    saved = Saved(tmp_path, bert, None, "all")
+    assert saved.written == {"model": True, "adapter": False, "base": False}
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert np.array_equal(saved.outputs(again), saved.expected)
+    assert (tmp_path / "model/README.md").read_text() == "a card\n"
+    for file in ("config.json", "tokenizer_config.json"):
+        assert str(bert) not in (tmp_path / "model" / file).read_text()
+
+
+def test_an_adapter_on_the_pretrained_model(tmp_path: Path, bert: Path) -> None:
+    saved = Saved(tmp_path, bert, LORA, "adapter | head")
+    assert saved.written == {"model": True, "adapter": True, "base": False}
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(bert)
+    assert config["modules_to_save"] == ["bert.pooler.dense", "classifier"]
+    base = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
+    assert np.allclose(saved.outputs(PeftModel.from_pretrained(base, tmp_path / "adapter")), saved.expected, atol=1e-6)
+    own = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", num_labels=2)
+    assert np.allclose(saved.outputs(own), saved.expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [LORA, BOTTLENECK], ids=["lora", "bottleneck"])
+def test_an_adapter_and_its_base_move_together(
+    tmp_path: Path, bert: Path, settings: AdapterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = Saved(tmp_path / "run", bert, settings, "all | adapter")
+    assert saved.written == {"model": settings.mergeable, "adapter": True, "base": True}
+    moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
+    assert str(tmp_path) not in (moved / "adapter/adapter_config.json").read_text()
+    assert str(tmp_path) not in (moved / "adapter/README.md").read_text()
+    monkeypatch.chdir(moved)
+    own = AutoPeftModelForSequenceClassification.from_pretrained("adapter")
+    assert np.allclose(saved.outputs(own), saved.expected, atol=1e-6)
+
+
+def test_the_card_of_an_adapter_says_how_to_load_it(tmp_path: Path, gpt2: Path) -> None:
+    saved = Saved(tmp_path, gpt2, LORA, "adapter | head")
+    card = (tmp_path / "adapter/README.md").read_text()
+    assert card.startswith("a card\n")
+    code = card.partition("```python\n")[2].partition("```")[0].replace("./adapter", str(tmp_path / "adapter"))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert np.allclose(saved.outputs(names["model"]), saved.expected, atol=1e-6)
+
+
+def test_a_hub_model_is_named_by_its_id(tmp_path: Path, state: ModelState, bert: Path) -> None:
+    state.attach(Attachment(LORA, resolve("attention", state.roles(), "on"), 1), "attach")
+    places = Places("google/bert", tmp_path / "model", tmp_path / "adapter", tmp_path / "base")
+    save_tuned(state, load_tokenizer(str(bert)), places, "")
+    for file in ("adapter_config.json", "README.md", "tokenizer_config.json"):
+        assert str(bert) not in (tmp_path / "adapter" / file).read_text()
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "google/bert"
+
+
+def test_a_pooler_that_was_not_pretrained_is_of_the_head(state: ModelState) -> None:
+    assert state.head == POOLER | {"classifier.weight", "classifier.bias"}
+    assert resolve("head", state.roles(), "train") == state.head
+    assert not state.base_moved
+
+
+def test_saving_leaves_the_model_as_it_was(tmp_path: Path, bert: Path) -> None:
+    saved = Saved(tmp_path, bert, BOTTLENECK, "all | adapter")
+    assert np.array_equal(saved.outputs(saved.state.model), saved.expected)
+
+
+def test_verifying_in_a_fresh_process(tmp_path: Path, llama: Path) -> None:
+    # a head for three labels in the source, and a tokenizer without a padding token
+    source = tmp_path / "source"
+    model = AutoModelForSequenceClassification.from_pretrained(llama, num_labels=3)
+    model.save_pretrained(source)
+    load_tokenizer(str(llama)).save_pretrained(source)
+    saved = Saved(tmp_path, source, LORA, "adapter | head")
+    assert max(saved.verify().values()) < 1e-5
+
+    file = tmp_path / "model/model.safetensors"
+    weights = load_file(file)
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name][0, 0] += 10
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(VerificationError, match=r"model: loaded again, its outputs differ by .* do not use it"):
+        saved.verify()
+
+    (tmp_path / "adapter/adapter_model.safetensors").unlink()
+    with pytest.raises(VerificationError, match=r"does not load again \(.*adapter") as missing:
+        saved.verify()
+    assert len(str(missing.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("settings", [None, LORA], ids=["whole", "adapter"])
+def test_a_full_disk_leaves_the_earlier_model(tmp_path: Path, bert: Path, settings: AdapterSettings | None) -> None:
+    saved = Saved(tmp_path, bert, settings, "adapter | head" if settings else "all")
+    before = {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()}
+    saved.state.touched |= saved.state.roles().members["all"]
+    with full_disk(), pytest.raises(SaveError, match="make room"):
+        save_tuned(saved.state, saved.tokenizer, saved.places, "another card")
+    assert {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()} == before

@@ -1,0 +1,35 @@
+"""`rate: auto`: the measured rates at the measured size, lower ones for larger models, the usual ones at theirs."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alloytune.rates import MEASURED_BODY, STARTS, Kind, auto_rate
+
+kinds = st.sampled_from(list(STARTS))
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_the_measured_model_gets_the_measured_rate(kind: Kind) -> None:
+    assert auto_rate(kind, MEASURED_BODY) == STARTS[kind].rate
+    assert auto_rate(kind, 1000) == STARTS[kind].rate
+
+
+@given(kinds, st.integers(1, 10**11), st.integers(1, 10**11))
+def test_a_larger_model_never_gets_a_higher_rate(kind: Kind, one: int, other: int) -> None:
+    small, large = sorted((one, other))
+    assert auto_rate(kind, small) >= auto_rate(kind, large) >= STARTS[kind].least
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_body", "low", "high"),
+    [
+        ("full", 85_000_000, 2e-5, 5e-5),  # BERT-base
+        ("full", 302_000_000, 1e-5, 2e-5),  # BERT-large
+        ("adapter", 85_000_000, 2e-4, 5e-4),
+        ("full", 6_500_000_000, 1e-5, 2e-5),
+        ("adapter", 6_500_000_000, 1e-4, 2e-4),
+    ],
+)
+def test_usual_rates_at_usual_sizes(kind: Kind, num_body: int, low: float, high: float) -> None:
+    assert low <= auto_rate(kind, num_body) <= high
