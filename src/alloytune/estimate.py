@@ -22,6 +22,7 @@ class StageEstimate:
     name: str
     train: str
     attached: str
+    rates: list[float]
     num_trained: int
     num_parameters: int
     num_updates: int | None
@@ -86,6 +87,7 @@ def _probe(session: Session, number: int) -> StageEstimate:
         name=stage.name,
         train=stage.train,
         attached="" if attachment is None else attachment.settings.kind,
+        rates=moving.rates,
         num_trained=sum(prod(roles.shapes[name]) for name in moving.names),
         num_parameters=sum(map(prod, roles.shapes.values())),
         num_updates=plan.max_updates,

@@ -61,7 +61,7 @@ class Saved:
         return TASK.outputs(model.eval(), self.batch).numpy()
 
     def verify(self) -> dict[str, float]:
-        folders = {name: getattr(self.places, name) for name, there in self.written.items() if there}
+        folders = {name: folder for name in self.written if (folder := getattr(self.places, name)).exists()}
         inputs = {key: value.tolist() for key, value in self.batch.inputs.items()}
         return verify_saved(folders, self.source, inputs, self.expected, TASK.config)
 
@@ -133,25 +133,30 @@ def test_saving_leaves_the_model_as_it_was(tmp_path: Path, bert: Path) -> None:
     assert np.array_equal(saved.outputs(saved.state.model), saved.expected)
 
 
-def test_verifying_in_a_fresh_process(tmp_path: Path, llama: Path) -> None:
-    # a head for three labels in the source, and a tokenizer without a padding token
+def test_a_source_with_three_labels_and_no_padding_token(tmp_path: Path, llama: Path) -> None:
     source = tmp_path / "source"
-    model = AutoModelForSequenceClassification.from_pretrained(llama, num_labels=3)
-    model.save_pretrained(source)
-    load_tokenizer(str(llama)).save_pretrained(source)
+    AutoModelForSequenceClassification.from_pretrained(llama, num_labels=3).save_pretrained(source)
+    tiny.make_tokenizer(padding=False).save_pretrained(source)
     saved = Saved(tmp_path, source, LORA, "adapter | head")
-    assert max(saved.verify().values()) < 1e-5
+    differences = saved.verify()
+    assert differences.keys() == {"model", "adapter"}
+    assert max(differences.values()) < 1e-5
 
+
+def test_a_weight_altered_after_saving_is_noticed(tmp_path: Path, bert: Path) -> None:
+    saved = Saved(tmp_path, bert, None, "head")
     file = tmp_path / "model/model.safetensors"
     weights = load_file(file)
-    name = "model.layers.0.mlp.up_proj.weight"
-    weights[name][0, 0] += 10
+    weights["bert.encoder.layer.0.output.dense.bias"][0] += 10
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(VerificationError, match=r"model: loaded again, its outputs differ by .* do not use it"):
         saved.verify()
 
-    (tmp_path / "adapter/adapter_model.safetensors").unlink()
-    with pytest.raises(VerificationError, match=r"does not load again \(.*adapter") as missing:
+
+def test_a_missing_file_is_noticed(tmp_path: Path, bert: Path) -> None:
+    saved = Saved(tmp_path, bert, None, "head")
+    (tmp_path / "model/model.safetensors").unlink()
+    with pytest.raises(VerificationError, match=r"does not load again \(.*/model: OSError") as missing:
         saved.verify()
     assert len(str(missing.value).splitlines()) == 1
 

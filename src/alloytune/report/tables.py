@@ -153,21 +153,21 @@ def run_report(folder: RunFolder) -> RenderableType:
 
 def estimate_table(cost: Any) -> RenderableType:
     """Show what each stage moves and costs; `cost` is an `alloytune.estimate.Estimate`."""
-    table = _table("Stages (measured on a few updates; nothing was trained)")
+    table = _table("Stages (cost measured on a few updates; nothing was trained)")
     table.add_column("stage")
     table.add_column("train")
     table.add_column("adapter")
-    for heading in ("moves", "share", "updates", "s/update", "minutes", "peak MiB"):
+    for heading in ("moves", "share", "rate", "updates", "minutes", "MiB"):
         table.add_column(heading, justify="right")
     for stage in cost.stages:
         table.add_row(
             stage.name,
             stage.train,
             stage.attached,
-            f"{stage.num_trained:,}",
+            short_count(stage.num_trained),
             f"{stage.num_trained / stage.num_parameters:.1%}",
+            ", ".join(f"{rate:.2g}" for rate in stage.rates),
             "by time" if stage.num_updates is None else f"{stage.num_updates:,}",
-            f"{stage.seconds_per_update:.3f}",
             "" if stage.num_updates is None else f"{stage.seconds / 60:.1f}",
             f"{stage.peak_memory_bytes / 2**20:,.0f}",
         )
