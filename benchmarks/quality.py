@@ -112,7 +112,6 @@ def run_ours(
 def run_trainer(splits: Path, seed: int, scratch: Path) -> dict[str, Any]:
     """Fine-tune by transformers' Trainer on the same rows."""
     import numpy as np
-    import polars as pl
     import torch
     from sklearn.metrics import accuracy_score, f1_score
     from transformers import (
@@ -125,27 +124,20 @@ def run_trainer(splits: Path, seed: int, scratch: Path) -> dict[str, Any]:
     )
 
     from alloytune.models.source import locate
+    from alloytune.rates import MEASURED_BODY, auto_rate
     from alloytune.recipe.read import read_recipe
 
     recipe = read_recipe("full").recipe
     stage = recipe.stages[0]
     source = locate(MODEL)
-    tables = {split: pl.read_parquet(splits / f"{split}.parquet") for split in ("train", "test")}
-    labels = sorted(tables["train"]["label"].unique())
     tokenizer = AutoTokenizer.from_pretrained(source)
-    encoded = {
-        split: [
-            {**tokenizer(text, truncation=True, max_length=512), "labels": labels.index(label)}
-            for text, label in zip(table["text"], table["label"], strict=True)
-        ]
-        for split, table in tables.items()
-    }
+    labels, encoded = encode(splits, tokenizer)
     set_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(labels))
     arguments = TrainingArguments(
         output_dir=str(scratch),
         num_train_epochs=stage.until.epochs,
-        learning_rate=stage.rate,
+        learning_rate=auto_rate("full", MEASURED_BODY),
         per_device_train_batch_size=recipe.batch,
         per_device_eval_batch_size=64,
         seed=seed,
@@ -169,9 +161,24 @@ def run_trainer(splits: Path, seed: int, scratch: Path) -> dict[str, Any]:
         "seconds": seconds,
         "tokens_per_second": num_tokens / seconds,
         "trained_share": 1.0,
-        "rows": {split: table.height for split, table in tables.items()},
+        "rows": {split: len(rows) for split, rows in encoded.items()},
         "precision": "float32",
         "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+def encode(splits: Path, tokenizer: Any) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
+    """Tokenize the splits of a run of ours; also give the labels in order."""
+    import polars as pl
+
+    tables = {split: pl.read_parquet(splits / f"{split}.parquet") for split in ("train", "test")}
+    labels = sorted(tables["train"]["label"].unique())
+    return labels, {
+        split: [
+            {**tokenizer(text, truncation=True, max_length=512), "labels": labels.index(label)}
+            for text, label in zip(table["text"], table["label"], strict=True)
+        ]
+        for split, table in tables.items()
     }
 
 

@@ -70,7 +70,7 @@ def run_cell(file: Path, data: Path, method: str, rate: float, seed: int) -> str
     from alloytune.recipe.read import read_recipe
     from alloytune.record.folder import RunFolder
     from alloytune.stages import StageOfRun, validate
-    from alloytune.watch import Silent
+    from alloytune.watch import Watcher
 
     quiet()
     given = {"train": str(data / "train.csv"), "test": str(data / "test.csv"), "rows": ROWS[data.name]}
@@ -78,7 +78,7 @@ def run_cell(file: Path, data: Path, method: str, rate: float, seed: int) -> str
     recipe = read_recipe(method, overrides, {"model": MODEL, "data": given, "seed": seed}).recipe
     session = build.build_session(recipe, prepare(build.build_data_settings(recipe)))
     with tempfile.TemporaryDirectory() as scratch:
-        stage = StageOfRun(RunFolder(Path(scratch)), session, 0, Silent(), stop_requested=lambda: False)
+        stage = StageOfRun(RunFolder(Path(scratch)), session, 0, Watcher(), stop_requested=lambda: False)
         accuracy = stage.carry_out(validate(session)).values["accuracy"]
     rows = {split: len(examples) for split, examples in session.examples.items()}
     cell = {"set": data.name, "method": method, "rate": rate, "seed": seed, "accuracy": accuracy, "rows": rows}

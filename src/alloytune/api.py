@@ -14,7 +14,7 @@ from alloytune.recipe.read import read_recipe, recipe_read
 from alloytune.recipe.types import Recipe
 from alloytune.record.folder import default_output
 from alloytune.use import Tuned, load_tuned
-from alloytune.watch import Silent, Watcher
+from alloytune.watch import Watcher
 
 
 def tune(
@@ -48,7 +48,7 @@ def tune(
     if read.recipe.model is None:
         raise InputError("model", "no model was named", 'give one, such as model="bert-base-uncased"')
     where = Path(output) if output else default_output(str(data) if table is None else "table", datetime.now())
-    folder = run.start(read, where, watcher or Silent(), table)
+    folder = run.start(read, where, watcher or Watcher(), table)
     return load_tuned(folder.path)
 
 

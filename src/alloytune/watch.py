@@ -1,7 +1,7 @@
-"""Who is told how a run goes: the terminal, or nobody."""
+"""Who is told how a run goes."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from alloytune.record.folder import RunFolder
 
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from alloytune.train.stage import Progress, StagePlan
 
 
-class Watcher(Protocol):
-    """Told of everything that a user would want to see, in the order in which it happens."""
+class Watcher:
+    """Is told of everything that a user would want to see, in the order in which it happens, and says nothing.
+
+    The terminal overrides what it shows.
+    """
 
     def on_data(self, folder: RunFolder) -> None:
         """The data is cleaned and split; `folder` holds the audit."""
@@ -43,34 +46,3 @@ class Watcher(Protocol):
 
     def on_end(self, folder: RunFolder) -> None:
         """The run is complete; `folder` holds the results."""
-
-
-class Silent:
-    """Watches and says nothing."""
-
-    def on_data(self, folder: RunFolder) -> None:
-        """Say nothing."""
-
-    def on_model(self, session: "Session") -> None:
-        """Say nothing."""
-
-    def on_stage(self, number: int, stage: "Stage", moving: "Moving", plan: "StagePlan", progress: "Progress") -> None:
-        """Say nothing."""
-
-    def on_step(self, step: "Step", progress: "Progress") -> None:
-        """Say nothing."""
-
-    def on_scores(self, scores: "Scores", progress: "Progress") -> None:
-        """Say nothing."""
-
-    def on_retry(self, number: int, result: Mapping[str, Any]) -> None:
-        """Say nothing."""
-
-    def on_stage_end(self, number: int, result: Mapping[str, Any]) -> None:
-        """Say nothing."""
-
-    def on_finish(self, doing: str) -> None:
-        """Say nothing."""
-
-    def on_end(self, folder: RunFolder) -> None:
-        """Say nothing."""

@@ -11,7 +11,7 @@ import torch
 from alloytune import run
 from alloytune.models.load import quiet
 from alloytune.recipe.read import read_recipe
-from alloytune.watch import Silent
+from alloytune.watch import Watcher
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["alloytune.run"])  # with torch and all; this file itself is not on the server's path
@@ -23,9 +23,9 @@ def live(recipe: str, output: str) -> None:
     quiet()
     os.chdir(Path(recipe).parent)
     if (Path(output) / "resolved.json").exists():
-        run.resume(Path(output), Silent())
+        run.resume(Path(output), Watcher())
     else:
-        run.start(read_recipe(recipe), Path(output), Silent())
+        run.start(read_recipe(recipe), Path(output), Watcher())
 
 
 def life(

@@ -10,12 +10,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from alloytune.record.folder import RunFolder
 from alloytune.report.tables import audit_table, run_report
-from alloytune.watch import Silent
+from alloytune.watch import Watcher
 
 SMOOTHING = 0.95  # of the loss shown: about the mean of the last 20 updates
 
 
-class Terminal(Silent):
+class Terminal(Watcher):
     """Shows a run as it goes. Where the output is no terminal, a line per evaluation takes the bar's place."""
 
     def __init__(self, console: Console) -> None:
