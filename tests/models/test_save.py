@@ -31,12 +31,14 @@ POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 class Saved:
     """A model whose chosen weights were moved at random, saved, with its outputs."""
 
-    def __init__(self, folder: Path, source: Path, settings: AdapterSettings | None, moved: str) -> None:
+    def __init__(
+        self, folder: Path, source: Path, settings: AdapterSettings | None, moved: str, on: str = "attention | mlp"
+    ) -> None:
         self.tokenizer = load_tokenizer(str(source))
         model, fresh = load_model(TASK.auto_class, str(source), self.tokenizer, 0, **TASK.config)
         self.state, self.source = ModelState(model.eval(), fresh), str(source)
         if settings:
-            names = resolve("attention | mlp", self.state.roles(), "on")
+            names = resolve(on, self.state.roles(), "on")
             self.state.attach(Attachment(settings, names, 1), "attach")
         self.move(moved)
         self.expected = self.outputs(model)
@@ -126,6 +128,12 @@ def test_a_pooler_that_was_not_pretrained_is_of_the_head(state: ModelState) -> N
     assert state.head == POOLER | {"classifier.weight", "classifier.bias"}
     assert resolve("head", state.roles(), "train") == state.head
     assert not state.base_moved
+
+
+def test_an_adapter_on_everything_leaves_the_head_whole(tmp_path: Path, bert: Path) -> None:
+    saved = Saved(tmp_path, bert, LORA, "adapter | head", on="all")
+    base = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
+    assert np.allclose(saved.outputs(PeftModel.from_pretrained(base, tmp_path / "adapter")), saved.expected, atol=1e-6)
 
 
 def test_saving_leaves_the_model_as_it_was(tmp_path: Path, bert: Path) -> None:

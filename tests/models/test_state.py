@@ -96,6 +96,8 @@ def test_an_adapter_needs_a_linear_layer(state: ModelState) -> None:
         attach(state, LORA, on="norm")
     with pytest.raises(InputError, match="no output projection"):
         attach(state, BOTTLENECK, on="embeddings")
+    with pytest.raises(InputError, match="outside the head"):
+        attach(state, LORA, on="head")
 
 
 def test_an_unknown_activation_is_named(state: ModelState) -> None:

@@ -68,7 +68,8 @@ def attach(
     if not targets:
         raise InputError(
             where,
-            f"the selection holds no {'output projection' if settings.kind == 'bottleneck' else 'linear layer'}",
+            f"the selection holds no {'output projection' if settings.kind == 'bottleneck' else 'linear layer'} "
+            "outside the head",
             "attach to 'attention', 'mlp' or both",
         )
     config = _config(settings, targets, isinstance(model.get_submodule(targets[0]), Conv1D), where)

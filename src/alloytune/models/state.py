@@ -69,10 +69,13 @@ class ModelState:
         return bool(self.touched - self.head - self.adapter_names)
 
     def attach(self, attachment: Attachment, where: str) -> None:
-        """Attach an adapter; raises InputError when nothing that is selected can take it."""
+        """Attach an adapter; raises InputError when nothing that is selected can take it.
+
+        The head gets none: it is trained and saved whole, and PEFT loads a layer whole or with an adapter, not both.
+        """
         device = next(self.model.parameters()).device
         self._attached = adapters.attach(
-            self.model, attachment.settings, attachment.names, self.roles(), attachment.seed, where
+            self.model, attachment.settings, attachment.names - self.head, self.roles(), attachment.seed, where
         )
         self.model.to(device)
         self.attachment = attachment

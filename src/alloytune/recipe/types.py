@@ -128,7 +128,9 @@ class Lora(Part):
     rank: int = Field(8, ge=1, description="Rank of the two factors.")
     alpha: float | None = Field(None, gt=0, description="Scale: alpha / rank. Twice the rank where absent.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    on: SelectionText = Field("attention | mlp", description="The linear layers that get an adapter.")
+    on: SelectionText = Field(
+        "attention | mlp", description="The linear layers that get an adapter; the head never does."
+    )
 
 
 class Bottleneck(Part):
