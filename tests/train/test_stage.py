@@ -1,0 +1,137 @@
+"""A stage around the loop: when it ends, what it keeps, when it saves."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from alloytune.errors import Interrupted
+from alloytune.machine import Machine
+from alloytune.models.load import load_tokenizer
+from alloytune.models.state import ModelState
+from alloytune.models.weights import copy_weights, free_only, named_weights
+from alloytune.tasks.task import Scores
+from alloytune.train.batches import Updates
+from alloytune.train.moving import Group, Moving, make_optimizer
+from alloytune.train.schedule import make_schedule
+from alloytune.train.stage import Progress, StagePlan, StageRun, run_stage
+from alloytune.watch import Watcher
+from conftest import TASK
+
+PLAN = StagePlan(
+    seed=0,
+    schedule=make_schedule("constant", 0.0),
+    clip=1.0,
+    max_updates=10,
+    max_seconds=None,
+    patience=None,
+    evaluate_every=2,
+    keep="best",
+    metric="accuracy",
+)
+
+
+class Seen(Watcher):
+    """Remembers the weights at every evaluation."""
+
+    def __init__(self, state: ModelState) -> None:
+        self.state = state
+        self.weights: dict[int, torch.Tensor] = {}
+
+    def on_scores(self, scores: Scores, progress: Progress) -> None:
+        self.weights[progress.update] = copy_weights(self.state.model, ["classifier.weight"])["classifier.weight"]
+
+
+def train(
+    state: ModelState,
+    bert: Path,
+    plan: StagePlan,
+    accuracies: list[float],
+    *,
+    save: Callable[[Progress], None] = lambda progress: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> tuple[Progress, Seen]:
+    """Train the head; evaluation number n gives the nth accuracy, the last one for ever."""
+    tokenizer = load_tokenizer(str(bert))
+    examples, _ = TASK.encode(tiny.make_table(40), tokenizer, 32)
+    names = state.head
+    free_only(state.model, names)
+    moving = Moving((Group(tuple(sorted(names)), 1e-2, 0.0),))
+    run = StageRun(state.model, make_optimizer(moving, named_weights(state.model)), names)
+    given = iter(accuracies)
+    seen = Seen(state)
+    progress = run_stage(
+        run,
+        Updates(examples, 8, 8, 0, partial(TASK.collate, tokenizer=tokenizer)),
+        TASK.summed_loss,
+        Machine(torch.device("cpu"), torch.float32),
+        plan,
+        evaluate=lambda: Scores({"accuracy": next(given, accuracies[-1]), "loss": 1.0}),
+        save=save,
+        watcher=seen,
+        stop_requested=stop_requested,
+        progress=Progress(),
+    )
+    return progress, seen
+
+
+def test_the_best_weights_are_kept(state: ModelState, bert: Path) -> None:
+    progress, seen = train(state, bert, PLAN, [0.5, 0.7, 0.9, 0.8, 0.6])
+    assert (progress.update, progress.best_update) == (10, 6)
+    assert torch.equal(named_weights(state.model)["classifier.weight"], seen.weights[6])
+    assert not torch.equal(seen.weights[6], seen.weights[10])
+
+
+def test_the_last_weights_are_kept_when_asked(state: ModelState, bert: Path) -> None:
+    progress, seen = train(state, bert, replace(PLAN, keep="last"), [0.5, 0.7, 0.9, 0.8, 0.6])
+    assert progress.best_update == 10
+    assert progress.best is not None
+    assert progress.best.values["accuracy"] == 0.6
+    assert torch.equal(named_weights(state.model)["classifier.weight"], seen.weights[10])
+
+
+def test_patience_counts_evaluations_without_a_better_score(state: ModelState, bert: Path) -> None:
+    plan = replace(PLAN, max_updates=100, patience=2)
+    progress, _ = train(state, bert, plan, [0.5, 0.7, 0.6, 0.8, 0.8, 0.7, 0.9])
+    assert (progress.update, progress.best_update) == (12, 8)
+
+
+def test_time_ends_a_stage_and_the_last_update_is_evaluated(state: ModelState, bert: Path) -> None:
+    plan = replace(PLAN, max_updates=None, max_seconds=0.3, evaluate_every=100_000)
+    progress, _ = train(state, bert, plan, [0.5])
+    assert progress.update == progress.evaluated > 1
+    assert 0.3 <= progress.seconds < 3
+    assert plan.progress(1, 0.15) == pytest.approx(0.5)
+
+
+def test_the_nearest_limit_drives_the_rate() -> None:
+    plan = replace(PLAN, max_updates=10, max_seconds=100.0)
+    assert plan.progress(5, 0.0) == pytest.approx(0.45)
+    assert plan.progress(5, 90.0) == pytest.approx(0.9)
+
+
+def test_saves_at_its_interval_and_on_request(state: ModelState, bert: Path) -> None:
+    saved: list[int] = []
+    plan = replace(PLAN, checkpoint_updates=3)
+    train(state, bert, plan, [0.5], save=lambda progress: saved.append(progress.update))
+    assert saved == [3, 6, 9]
+    with pytest.raises(Interrupted):
+        train(
+            state,
+            bert,
+            PLAN,
+            [0.5],
+            save=lambda progress: saved.append(progress.update),
+            stop_requested=lambda: True,
+        )
+    assert saved == [3, 6, 9, 1]
+
+
+def test_progress_survives_json() -> None:
+    progress = Progress(5, 1.5, 100, 4, 2, Scores({"accuracy": 0.5}, {"confusion": [[1]]}), 1)
+    assert Progress.from_json(progress.to_json()) == progress
+    assert Progress.from_json(Progress().to_json()) == Progress()
