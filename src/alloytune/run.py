@@ -25,7 +25,7 @@ from alloytune.recipe.types import Recipe
 from alloytune.record.atomic import new_folder, write_text
 from alloytune.record.environment import describe
 from alloytune.record.folder import RunFolder, StageFolder, require_free
-from alloytune.stages import StageOfRun, attach, change_adapters, validate
+from alloytune.stages import PROGRESS_KEPT, StageOfRun, attach, change_adapters, validate
 from alloytune.tasks.task import Scores
 from alloytune.train.checkpoint import load_checkpoint
 from alloytune.watch import Watcher
@@ -41,14 +41,15 @@ def start(read: ReadRecipe, output: Path, watcher: Watcher, table: pl.DataFrame 
     require_free(output)
     dataset = prepare(build.build_data_settings(read.recipe), table)
     environment = _environment(read.recipe)
-    folder = RunFolder.create(output)
+    with new_folder(output) as aside:
+        new = RunFolder(aside)
+        write_text(aside / "recipe.yaml", read.text)
+        new.write("resolved.json", resolved(read.recipe))
+        new.write("environment.json", environment)
+        write_splits(dataset, new.data)
+    folder = RunFolder(output)
+    watcher.on_data(folder)
     try:
-        write_text(folder.path / "recipe.yaml", read.text)
-        folder.write("environment.json", environment)
-        with new_folder(folder.data) as aside:
-            write_splits(dataset, aside)
-        folder.write("resolved.json", resolved(read.recipe))
-        watcher.on_data(folder)
         return carry_out(folder, watcher)
     except InputError:
         if not folder.stages.exists():
@@ -70,17 +71,29 @@ def resume(path: Path, watcher: Watcher) -> RunFolder:
 def carry_out(folder: RunFolder, watcher: Watcher) -> RunFolder:
     """Train every stage that is not finished yet, test the kept model, save it and prove that it loads."""
     recipe = recipe_from(folder.read("resolved.json"), source=str(folder.path / "resolved.json"))
-    dataset = load_splits(folder.data)
-    session = build.build_session(recipe, dataset)
-    watcher.on_model(session)
-    rehearse(session)
-    with _stop_on_interrupt(folder) as stop_requested:
-        scores = _replay(folder, session, _start_scores(folder, session))
-        for number, stage in enumerate(recipe.stages):
-            if folder.stage(number, stage.name).result() is None:
-                scores = StageOfRun(folder, session, number, watcher, stop_requested).carry_out(scores)
-    finish(folder, session, dataset, watcher)
+    try:
+        dataset = load_splits(folder.data)
+        session = build.build_session(recipe, dataset)
+        watcher.on_model(session)
+        rehearse(session)
+        _train(folder, session, watcher)
+        finish(folder, session, dataset, watcher)
+    except (Interrupted, KeyboardInterrupt):
+        message = f"stopped; what is done is saved; go on with: alloytune train --resume {folder.path}"
+        raise Interrupted(message) from None
     return folder
+
+
+def _train(folder: RunFolder, session: Session, watcher: Watcher) -> None:
+    """Go to where the finished stages left the model, and carry out the others."""
+    stages = [folder.stage(number, stage.name) for number, stage in enumerate(session.recipe.stages)]
+    for stage in stages:
+        stage.tidy(0 if stage.result() else PROGRESS_KEPT)
+    with _stop_on_interrupt() as stop_requested:
+        scores = _replay(folder, session, _start_scores(folder, session))
+        for number, stage in enumerate(stages):
+            if stage.result() is None:
+                scores = StageOfRun(folder, session, number, watcher, stop_requested).carry_out(scores)
 
 
 def rehearse(session: Session) -> None:
@@ -142,7 +155,7 @@ def _replay(folder: RunFolder, session: Session, scores: Scores) -> Scores:
 
 
 @contextmanager
-def _stop_on_interrupt(folder: RunFolder) -> Iterator[Callable[[], bool]]:
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a request to save and stop; a second one stops at once."""
     requested = threading.Event()
 
@@ -157,8 +170,6 @@ def _stop_on_interrupt(folder: RunFolder) -> Iterator[Callable[[], bool]]:
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield requested.is_set
-    except Interrupted as stopped:
-        raise Interrupted(f"{stopped}; go on with: alloytune train --resume {folder.path}") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

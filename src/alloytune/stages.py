@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from alloytune import build
@@ -56,8 +55,7 @@ class StageOfRun:
             checkpoint = None
             if attempt < num_retries:
                 self.watcher.on_retry(self.number, result)
-        self._close(result)
-        self._pass_over_later_stages()
+        self._pass_over(result)
         return before
 
     def _prepare(self, factor: float) -> tuple[Moving, Snapshot]:
@@ -65,12 +63,9 @@ class StageOfRun:
         state = self.session.state
         by_merging = state.snapshot(state.merge_targets() if self.stage.merge else frozenset())
         old = frozenset(named_weights(state.model))
-        change_adapters(self.session, self.number)
-        moving = build.build_moving(self.session, self.number).slower(factor)
+        moving = begin_stage(self.session, self.number).slower(factor)
         by_training = state.snapshot((moving.names & old) - frozenset(by_merging.weights))
         snapshot = Snapshot(by_merging.attachment, by_merging.touched, {**by_training.weights, **by_merging.weights})
-        state.touched |= moving.names
-        free_only(state.model, moving.names)
         return moving, snapshot
 
     def _train(self, attempt: int, moving: Moving, checkpoint: Checkpoint | None) -> Progress:
@@ -103,8 +98,9 @@ class StageOfRun:
         )
 
     def _result(self, attempt: int, moving: Moving, progress: Progress, before: Scores) -> dict[str, Any]:
-        assert progress.best is not None
-        kept, reason = _verdict(self.stage, self.session.recipe.metric, before, progress.best)
+        scores = progress.best if self.stage.keep == "best" else progress.last
+        assert scores is not None
+        kept, reason = _verdict(self.stage, self.session.recipe.metric, before, scores)
         shapes = self.session.state.roles().shapes
         return {
             "name": self.stage.name,
@@ -119,29 +115,33 @@ class StageOfRun:
             "seconds": round(progress.seconds, 2),
             "tokens_per_second": round(progress.num_tokens / max(progress.seconds, 1e-9), 1),
             "peak_memory_bytes": self.session.machine.peak_bytes(),
-            "scores": asdict(progress.best),
-            "change": {metric: value - before.values[metric] for metric, value in progress.best.values.items()},
+            "scores": asdict(scores),
+            "change": {metric: value - before.values[metric] for metric, value in scores.values.items()},
         }
 
     def _close(self, result: Mapping[str, Any]) -> None:
         """Write the result, after which a resume passes over this stage, and tidy up."""
         self.folder.write_result(result)
-        for progress in self.folder.progress_folders():
-            _remove(progress)
+        self.folder.tidy()
         self.watcher.on_stage_end(self.number, result)
 
-    def _pass_over_later_stages(self) -> None:
+    def _pass_over(self, result: Mapping[str, Any]) -> None:
+        """Close a stage that was not accepted, and with it the later ones that `skip` and `stop` leave out.
+
+        Their results come first: a resume passes over this stage as soon as it has one of its own.
+        """
         stages = self.session.recipe.stages
         last = {"skip": self.number + 2, "stop": len(stages)}.get(str(self.stage.otherwise), 0)
-        for number in range(self.number + 1, min(last, len(stages))):
-            name = stages[number].name
-            result = {
-                "name": name,
-                "decision": "not run",
-                "reason": f"stage {self.stage.name} was not accepted (otherwise: {self.stage.otherwise})",
-            }
-            self.run_folder.stage(number, name).write_result(result)
-            self.watcher.on_stage_end(number, result)
+        reason = f"stage {self.stage.name} was not accepted (otherwise: {self.stage.otherwise})"
+        left_out = {
+            number: {"name": stages[number].name, "decision": "not run", "reason": reason}
+            for number in range(self.number + 1, min(last, len(stages)))
+        }
+        for number, its_result in left_out.items():
+            self.run_folder.stage(number, stages[number].name).write_result(its_result)
+        self._close(result)
+        for number, its_result in left_out.items():
+            self.watcher.on_stage_end(number, its_result)
 
     def _save_progress(self, run: StageRun, attempt: int, progress: Progress) -> None:
         tensors = {
@@ -152,8 +152,7 @@ class StageOfRun:
             tensors["best"] = run.best
         state = {"attempt": attempt, "progress": progress.to_json()}
         save_checkpoint(self.folder.progress_folder(attempt, progress.update), Checkpoint(tensors, state))
-        for outdated in self.folder.progress_folders()[PROGRESS_KEPT:]:
-            _remove(outdated)
+        self.folder.tidy(PROGRESS_KEPT)
 
     def _newest_progress(self) -> Checkpoint | None:
         for path in self.folder.progress_folders():
@@ -180,6 +179,15 @@ class _StageRecord:
         row = {"attempt": self._attempt, "update": progress.update, "best_update": progress.best_update}
         self._folder.append("scores", {**row, **scores.values})
         self._watcher.on_scores(scores, progress)
+
+
+def begin_stage(session: Session, number: int) -> Moving:
+    """Merge, attach and free what a stage moves; give it."""
+    change_adapters(session, number)
+    moving = build.build_moving(session, number)
+    session.state.touched |= moving.names
+    free_only(session.state.model, moving.names)
+    return moving
 
 
 def change_adapters(session: Session, number: int) -> None:
@@ -210,11 +218,3 @@ def _verdict(stage: Stage, metric: str, before: Scores, after: Scores) -> tuple[
     gain = after.values[metric] - before.values[metric]
     kept = gain >= stage.accept.gain
     return kept, f"needed {metric} {stage.accept.gain:+g} or more, got {gain:+.4f}"
-
-
-def _remove(path: Path) -> None:
-    """Remove a checkpoint; its manifest first, so that a kill in between leaves none that looks whole."""
-    (path / "manifest.json").unlink(missing_ok=True)
-    for file in path.iterdir():
-        file.unlink()
-    path.rmdir()

@@ -148,3 +148,11 @@ def test_options_and_overrides(command: Command, place: Path) -> None:
     results = json.loads((place / "run/results.json").read_text())
     assert [stage["decision"] for stage in results["stages"]] == ["kept", "rolled back", "not run"]
     assert results["saved"] == ["model"]
+
+    # as after a kill just before the verdict on the second stage was written
+    (place / "run/results.json").unlink()
+    (place / "run/stages/02-partial/result.json").unlink()
+    assert command("train", "--resume", "run").code == 0
+    again = json.loads((place / "run/results.json").read_text())
+    assert [stage["decision"] for stage in again["stages"]] == ["kept", "rolled back", "not run"]
+    assert again["test"] == results["test"]

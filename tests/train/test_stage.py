@@ -88,14 +88,14 @@ def test_the_best_weights_are_kept(state: ModelState, bert: Path) -> None:
 
 def test_the_last_weights_are_kept_when_asked(state: ModelState, bert: Path) -> None:
     progress, seen = train(state, bert, replace(PLAN, keep="last"), [0.5, 0.7, 0.9, 0.8, 0.6])
-    assert progress.best_update == 10
-    assert progress.best is not None
-    assert progress.best.values["accuracy"] == 0.6
+    assert progress.last is not None
+    assert progress.last.values["accuracy"] == 0.6
     assert torch.equal(named_weights(state.model)["classifier.weight"], seen.weights[10])
 
 
-def test_patience_counts_evaluations_without_a_better_score(state: ModelState, bert: Path) -> None:
-    plan = replace(PLAN, max_updates=100, patience=2)
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_patience_counts_evaluations_without_a_better_score(state: ModelState, bert: Path, keep: str) -> None:
+    plan = replace(PLAN, max_updates=100, patience=2, keep=keep)  # type: ignore[arg-type]
     progress, _ = train(state, bert, plan, [0.5, 0.7, 0.6, 0.8, 0.8, 0.7, 0.9])
     assert (progress.update, progress.best_update) == (12, 8)
 
@@ -132,6 +132,7 @@ def test_saves_at_its_interval_and_on_request(state: ModelState, bert: Path) -> 
 
 
 def test_progress_survives_json() -> None:
-    progress = Progress(5, 1.5, 100, 4, 2, Scores({"accuracy": 0.5}, {"confusion": [[1]]}), 1)
+    scores = Scores({"accuracy": 0.5}, {"confusion": [[1]]})
+    progress = Progress(5, 1.5, 100, 4, 2, best=scores, last=scores, waited=1)
     assert Progress.from_json(progress.to_json()) == progress
     assert Progress.from_json(Progress().to_json()) == Progress()

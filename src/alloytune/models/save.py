@@ -92,7 +92,7 @@ def _outputs_when_reloaded(request: Mapping[str, Any]) -> dict[str, np.ndarray]:
         asked.write_text(json.dumps(request), encoding="utf-8")
         script = Path(__file__).with_name("reload.py")
         done = subprocess.run(
-            [sys.executable, str(script), str(asked), str(answer)], capture_output=True, text=True, check=False
+            [sys.executable, "-P", str(script), str(asked), str(answer)], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from alloytune.errors import InputError
 
 _PACKAGE = "package:"
+_READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 
 
 def locate(model: str) -> str:
@@ -26,12 +27,12 @@ def locate(model: str) -> str:
 
 
 def fingerprint(source: str) -> str | None:
-    """Give a hash over the weight files of a local model; None for a hub id, which names its own version."""
+    """Give a hash over the weights, settings and tokenizer of a local model; None for a hub id."""
     folder = Path(source)
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(file for pattern in _READ for file in folder.glob(pattern)):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

@@ -33,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a folder to fill; it takes the place of `path` when the block ends, and vanishes when it fails.
 
-    The folder that stood there before is whole until the new one is complete and synced.
+    The folder that stood there before is untouched until the new one is complete and synced.
     """
     aside = path.with_name(f".{path.name}.partial")
     old = path.with_name(f".{path.name}.old")
@@ -65,8 +65,8 @@ def save_errors(path: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and "os error" not in str(error).lower():
             raise
         raise SaveError(
-            f"{path}: cannot be saved ({error}); what was saved before is whole: make room or choose another "
-            "--output, then continue with --resume"
+            f"{path}: cannot be saved ({error}); what was saved before is whole: make room, then go on "
+            "with alloytune train --resume RUN, or start anew where no run was begun"
         ) from error
 
 

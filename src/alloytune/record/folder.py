@@ -1,13 +1,14 @@
 """The folder that a run leaves: complete and readable without the program."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from alloytune.errors import InputError
-from alloytune.record.atomic import write_json, write_text
+from alloytune.record.atomic import save_errors, write_json, write_text
 
 
 class StageFolder:
@@ -24,7 +25,8 @@ class StageFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Note how the stage ended: from now on a resume passes over it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        with save_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "result.json", dict(result))
 
     def progress_folders(self) -> list[Path]:
@@ -35,11 +37,23 @@ class StageFolder:
         """Give the place of a checkpoint from within the stage."""
         return self.path / f"progress-{attempt:02d}-{update:08d}"
 
+    def tidy(self, num_kept: int = 0) -> None:
+        """Remove what a kill left half written, and all but the newest checkpoints from within the stage.
+
+        A manifest goes first, so that a kill in between leaves no checkpoint that looks whole.
+        """
+        for outdated in self.progress_folders()[num_kept:]:
+            (outdated / "manifest.json").unlink(missing_ok=True)
+            shutil.rmtree(outdated)
+        for leftover in self.path.glob(".*.partial"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a line to `steps.jsonl` or `scores.jsonl`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(dict(row)) + "\n")
+        with save_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(dict(row)) + "\n")
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Read `steps.jsonl` or `scores.jsonl`; a last line cut short by a kill is left out."""
@@ -64,13 +78,6 @@ class RunFolder:
         self.model = path / "model"
         self.adapter = path / "adapter"
         self.base = path / "base"
-
-    @classmethod
-    def create(cls, path: Path) -> "RunFolder":
-        """Make a new run folder; raises InputError if something is there already."""
-        require_free(path)
-        path.mkdir(parents=True, exist_ok=True)
-        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -8,9 +8,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from alloytune.errors import Interrupted
+from alloytune.errors import Interrupted, NotFiniteError
 from alloytune.machine import Machine
-from alloytune.models.weights import copy_weights, put_weights
+from alloytune.models.weights import copy_weights, named_weights, put_weights
 from alloytune.tasks.task import Scores
 from alloytune.train.batches import Updates
 from alloytune.train.loop import Loss, Step, training_steps
@@ -50,6 +50,7 @@ class Progress:
     evaluated: int = 0  # update of the last evaluation
     best_update: int = 0
     best: Scores | None = None
+    last: Scores | None = None
     waited: int = 0  # evaluations since the best
 
     def to_json(self) -> dict[str, Any]:
@@ -59,8 +60,8 @@ class Progress:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Progress":
         """Read what `to_json` gave."""
-        best = None if value["best"] is None else Scores(**value["best"])
-        return cls(**{**value, "best": best})
+        scores = {key: None if value[key] is None else Scores(**value[key]) for key in ("best", "last")}
+        return cls(**{**value, **scores})
 
 
 class StageWatcher(Protocol):
@@ -120,14 +121,17 @@ def run_stage(
             progress, update=step.update, seconds=clock.seconds(), num_tokens=progress.num_tokens + step.num_tokens
         )
         watcher.on_step(step, progress)
+        is_due = _checkpoint_due(plan, progress.update - saved_update, time.monotonic() - saved_at)
         if step.update % plan.evaluate_every == 0 or _ended(plan, progress):
+            _stop_unless_finite(run, progress.update)
             progress = _evaluate(run, plan, progress, evaluate(), watcher)
-        if stop_requested():
-            save(progress)
-            raise Interrupted("stopped; everything up to the last update is saved")
-        if _checkpoint_due(plan, progress.update - saved_update, time.monotonic() - saved_at):
+        is_stopping = stop_requested()
+        if is_due or is_stopping:
+            _stop_unless_finite(run, progress.update)
             save(progress)
             saved_update, saved_at = progress.update, time.monotonic()
+        if is_stopping:
+            raise Interrupted("stopped; everything up to the last update is saved")
     if plan.keep == "best":
         put_weights(run.model, run.best)
     return progress
@@ -136,13 +140,23 @@ def run_stage(
 def _evaluate(run: StageRun, plan: StagePlan, progress: Progress, scores: Scores, watcher: StageWatcher) -> Progress:
     """Take an evaluation into account; equal scores are told apart by the loss."""
     better = progress.best is None or _rank(scores, plan.metric) > _rank(progress.best, plan.metric)
-    progress = replace(progress, evaluated=progress.update, waited=0 if better else progress.waited + 1)
-    if better or plan.keep == "last":
+    progress = replace(progress, evaluated=progress.update, last=scores, waited=0 if better else progress.waited + 1)
+    if better:
         progress = replace(progress, best=scores, best_update=progress.update)
-    if better and plan.keep == "best":
-        run.best = copy_weights(run.model, run.moving)
+        if plan.keep == "best":
+            run.best = copy_weights(run.model, run.moving)
     watcher.on_scores(scores, progress)
     return progress
+
+
+def _stop_unless_finite(run: StageRun, update: int) -> None:
+    """Stop before weights that an update has ruined are scored or saved; the loop itself looks before updates only."""
+    for name, weight in named_weights(run.model).items():
+        if name in run.moving and not torch.isfinite(weight).all():
+            raise NotFiniteError(
+                f"update {update}: it left {name} not finite; nothing of it was saved. "
+                "A lower rate, a longer warm-up or precision: float32 usually mends it"
+            )
 
 
 def _rank(scores: Scores, metric: str) -> tuple[float, float]:
