@@ -95,35 +95,39 @@ def page(groups: dict[str, list[dict[str, Any]]]) -> str:
         "Written by `benchmarks/rates.py report`; the script's docstring says how to run it again. all-MiniLM-L6-v2,",
         "five epochs, batches of 32, linear schedule; 1,000 rows of `trec` and 2,000 of `banking77`, a tenth",
         "of them for validation. Accuracy on validation, mean over the seeds; the best of a",
-        "column in bold. The last column is the mean over the data sets of the loss against each set's best: the",
-        "shipped recipes start from the rate where it is smallest.",
+        "column in bold. The last column is the mean over the data sets of the loss against each set's best.",
         "",
     ]
     for name, cells in groups.items():
         lines += [f"## {name}", "", f"On {cells[0]['machine']}.", ""]
         for method in METHODS:
-            lines += table(method, [cell for cell in cells if cell["method"] == method])
+            if of_method := [cell for cell in cells if cell["method"] == method]:
+                lines += table(method, of_method)
     return "\n".join(lines)
 
 
 def table(method: str, cells: list[dict[str, Any]]) -> list[str]:
-    """Write the table of one method: rates down, data sets across."""
-    rates = sorted({cell["rate"] for cell in cells})
-    means = {
-        (rate, name): statistics.mean(cell["accuracy"] for cell in cells if (cell["rate"], cell["set"]) == (rate, name))
-        for rate in rates
-        for name in SETS
-    }
-    best = {name: max(means[rate, name] for rate in rates) for name in SETS}
+    """Write the table of one method: rates down, data sets across; a rate that was not run on a set leaves a gap."""
+    found: dict[tuple[float, str], list[float]] = {}
+    for cell in cells:
+        found.setdefault((cell["rate"], cell["set"]), []).append(cell["accuracy"])
+    means = {place: statistics.mean(accuracies) for place, accuracies in found.items()}
+    best = {name: max((mean for (_, its), mean in means.items() if its == name), default=0.0) for name in SETS}
     lines = [f"| `{method}` | " + " | ".join(SETS) + " | loss |", "|---|" + "---|" * (len(SETS) + 1)]
-    for rate in rates:
-        shown = [
-            f"**{means[rate, name]:.4f}**" if means[rate, name] == best[name] else f"{means[rate, name]:.4f}"
-            for name in SETS
-        ]
-        loss = statistics.mean(best[name] - means[rate, name] for name in SETS)
-        lines.append(f"| {rate:g} | " + " | ".join(shown) + f" | {loss:.4f} |")
+    for rate in sorted({rate for rate, _ in means}):
+        of_rate = {name: means[rate, name] for name in SETS if (rate, name) in means}
+        shown = [shown_mean(of_rate.get(name), best[name]) for name in SETS]
+        losses = [best[name] - mean for name, mean in of_rate.items()]
+        loss = f"{statistics.mean(losses):.4f}" if len(losses) == len(SETS) else ""
+        lines.append(f"| {rate:g} | " + " | ".join(shown) + f" | {loss} |")
     return [*lines, ""]
+
+
+def shown_mean(mean: float | None, best: float) -> str:
+    """Write a mean, the best in bold."""
+    if mean is None:
+        return ""
+    return f"**{mean:.4f}**" if mean == best else f"{mean:.4f}"
 
 
 if __name__ == "__main__":

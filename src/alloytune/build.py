@@ -133,7 +133,7 @@ def _auto_rates(session: Session, roles: Roles, selected: frozenset[str]) -> dic
     num_moved = sum(sizes[name] for name in pretrained & body)
     again = bool(pretrained & session.state.touched)
     of_pretrained = auto_rate("full" if 2 * num_moved >= num_body else "partial", num_body, again=again)
-    of_adapter = auto_rate("adapter", num_body)
+    of_adapter = auto_rate("adapter", num_body, again=session.state.base_moved)
     beside = of_pretrained if pretrained else of_adapter if selected & adapter else auto_rate("head", num_body)
     return {name: of_adapter if name in adapter else beside if name in head else of_pretrained for name in selected}
 
