@@ -219,6 +219,9 @@ def page(groups: dict[str, list[dict[str, Any]]]) -> str:
         "Written by `benchmarks/quality.py report` from the files under `benchmarks/results/quality/`; the script's",
         "docstring says how to run it again. Model: all-MiniLM-L6-v2. Test accuracy and macro-F1: mean over the seeds",
         "± their standard deviation. *against Trainer*: mean difference in accuracy at the same seeds and rows.",
+        "The seconds were taken with two runs at a time on a busy machine and compare nothing. `hybrid` trains three",
+        "epochs of full and one each of the others: with few rows and many labels (`banking77` here, 17 rows a label) that",
+        "is too short; raise `until` there.",
         "",
     ]
     for name, cells in groups.items():
@@ -264,9 +267,9 @@ def row(dataset: str, method: str, cells: list[dict[str, Any]], baseline: dict[i
 
 
 def spread(values: list[float]) -> str:
-    """Give mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.4f} ± {deviation:.4f}"
+    """Give mean and standard deviation; the value alone where there is one."""
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
 
 
 if __name__ == "__main__":
