@@ -5,9 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from alloytune import run
+from alloytune.data.parse import parse_table
 from alloytune.errors import InputError
 from alloytune.models.load import quiet
 from alloytune.recipe.read import read_recipe, recipe_read
@@ -35,7 +34,7 @@ def tune(
     `text="tweet", label="mood"`. Raises InputError for what cannot be used, RecipeError with every mistake at once.
     """
     quiet()
-    table = None if isinstance(data, str | Path) else _table(data)
+    table = None if isinstance(data, str | Path) else parse_table(data)
     given: dict[str, Any] = {"data": columns} if columns else {}
     if table is None:
         given.setdefault("data", {})["train"] = str(data)
@@ -50,16 +49,3 @@ def tune(
     where = Path(output) if output else default_output(str(data) if table is None else "table", datetime.now())
     folder = run.start(read, where, watcher or Watcher(), table)
     return load_tuned(folder.path)
-
-
-def _table(data: Any) -> pl.DataFrame:
-    if isinstance(data, pl.DataFrame):
-        return data
-    if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas, which is no dependency
-        return pl.DataFrame(data.to_dict(orient="list"), strict=False)
-    try:
-        return pl.DataFrame(data, strict=False)
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise InputError(
-            "data", f"{type(data).__name__} is no table ({error})", "give a path or a data frame"
-        ) from error

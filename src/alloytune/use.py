@@ -1,7 +1,7 @@
 """Use of the result: a tuned model that predicts, scores and can be saved elsewhere."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import polars as pl
 from scipy.special import softmax
 from transformers import AutoModelForSequenceClassification
 
-from alloytune.data.repair import repair_column
+from alloytune.data.clean import drop_missing, repair, strip
+from alloytune.data.columns import require_columns
+from alloytune.data.parse import parse_table
 from alloytune.errors import InputError
 from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict
@@ -36,57 +38,99 @@ class Tuned:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Give the scores on the test split, or on validation where there was no test."""
-        test = self.results["test"]
-        kept = [stage for stage in self.results["stages"] if stage["decision"] == "kept"]
-        values: dict[str, float] = test["values"] if test else kept[-1]["scores"]["values"]
-        return dict(values)
+        """Give the scores on the test split, or on validation where there was no test.
 
-    def predict(self, texts: Sequence[str] | str, text_pairs: Sequence[str] | None = None) -> pl.DataFrame:
+        Where no stage was kept they are those of the model before the first.
+        """
+        kept = [stage["scores"] for stage in self.results["stages"] if stage["decision"] == "kept"]
+        scores = self.results["test"] or [self.results["start"], *kept][-1]
+        return dict(scores["values"])
+
+    def predict(
+        self, texts: Sequence[str | None] | str, text_pairs: Sequence[str | None] | str | None = None
+    ) -> pl.DataFrame:
         """Predict labels: columns `label`, `probability` and one probability per label, a row per text."""
-        table = pl.DataFrame({"text": [texts] if isinstance(texts, str) else list(texts)}, schema={"text": pl.String})
+        columns = {"text": _texts("texts", texts)}
         if text_pairs is not None:
-            table = table.with_columns(pl.Series("text_pair", list(text_pairs), dtype=pl.String))
-        return self.predict_table(table)
+            columns["text_pair"] = _texts("text_pairs", text_pairs)
+        self._require_pairs(columns)
+        return self._predict(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)))
 
-    def predict_table(self, table: pl.DataFrame) -> pl.DataFrame:
-        """Predict for the columns `text` and, where there, `text_pair`; an empty text gets an empty answer."""
-        columns = [column for column in ("text", "text_pair") if column in table.columns]
-        cleaned = table.select(self._clean(table[column].fill_null("")) for column in columns)
-        filled = cleaned.select(pl.all_horizontal(pl.col(column).str.len_chars() > 0 for column in columns)).to_series()
-        chances = np.full((table.height, len(self.task.labels)), np.nan)
-        if filled.any():
-            examples, _ = self.task.encode(cleaned.filter(filled), self.tokenizer, self.max_length)
+    def predict_table(self, table: Any, where: Path | str = "table") -> pl.DataFrame:
+        """Predict for a table with the run's own columns, or with `text` and, for pairs, `text_pair`.
+
+        The table is anything that `tune` takes; an empty text gets an empty answer. `where` names it in errors.
+        """
+        return self._predict(self._choose_columns(parse_table(table), where, ("text", "text_pair")))
+
+    def _predict(self, table: pl.DataFrame) -> pl.DataFrame:
+        rows = self._clean(table.with_columns(pl.lit(self.task.labels[0]).alias("label")))
+        places = rows["row"].cast(pl.Int64).to_numpy() - 1
+        chances = np.zeros((table.height, len(self.task.labels)))
+        if rows.height:
+            examples, _ = self.task.encode(rows, self.tokenizer, self.max_length)
             logits = predict(self.model, self.task, examples, self.tokenizer, self.machine)
-            chances[filled.to_numpy()] = softmax(logits, axis=1)
-        best = np.where(filled.to_numpy(), np.nan_to_num(chances).argmax(axis=1), -1)
+            chances[places] = softmax(logits, axis=1)
+        filled = pl.Series(np.isin(np.arange(table.height), places))
         answers = pl.DataFrame(
-            {
-                "label": [self.task.labels[n] if n >= 0 else None for n in best],
-                "probability": np.nan_to_num(chances).max(axis=1),
-            },
-            schema={"label": pl.String, "probability": pl.Float64},
-        ).with_columns(pl.when(filled).then(pl.col("probability")).alias("probability"))
-        return answers.with_columns(
-            pl.Series(f"probability_{label}", chances[:, n]).fill_nan(None) for n, label in enumerate(self.task.labels)
+            {"label": [self.task.labels[n] for n in chances.argmax(axis=1)], "probability": chances.max(axis=1)}
+            | {f"probability_{label}": chances[:, n] for n, label in enumerate(self.task.labels)},
+            schema_overrides={"label": pl.String},
         )
+        return answers.with_columns(pl.when(filled).then(pl.all()))
 
-    def _clean(self, texts: pl.Series) -> pl.Series:
-        """Treat texts as those of the training were."""
-        return repair_column(texts) if self.results["recipe"]["data"]["repair"] else texts.str.strip_chars()
+    def evaluate_table(self, table: Any, where: Path | str = "table") -> dict[str, Any]:
+        """Score on a table with the run's own columns, or with `text`, `text_pair` (for pairs) and `label`.
 
-    def evaluate_table(self, table: pl.DataFrame) -> dict[str, Any]:
-        """Score on the columns `text`, `text_pair`, `label`: values, 95 % intervals, details, rows."""
-        unknown = sorted(set(table["label"].to_list()) - set(self.task.labels))
+        Give values, 95 % intervals, details, rows, and `left_out`: how many rows lack a text or a label. The table is
+        anything that `tune` takes, and is treated as the training's rows were. `where` names it in errors.
+        """
+        chosen = self._choose_columns(parse_table(table), where, ("text", "text_pair", "label"))
+        rows = self._clean(chosen)
+        if rows.height == 0:
+            raise InputError(str(where), "no row has both a text and a label", "give rows with both")
+        self._require_known(rows["label"])
+        examples, _ = self.task.encode(rows, self.tokenizer, self.max_length)
+        logits = predict(self.model, self.task, examples, self.tokenizer, self.machine)
+        return score_with_intervals(self.task, logits, examples, seed=0) | {"left_out": chosen.height - rows.height}
+
+    def _choose_columns(self, table: pl.DataFrame, where: Path | str, names: Sequence[str]) -> pl.DataFrame:
+        """Give the columns that the run was trained on, under the names that the task knows."""
+        data = self.results["recipe"]["data"]
+        own = {name: data[name] for name in names if data[name]}
+        has_own = all(column in table.columns for column in own.values())
+        if not has_own and all(name in table.columns for name in own):
+            return table.select(list(own))
+        require_columns(table, where, list(own.values()))
+        return table.select(pl.col(column).alias(name) for name, column in own.items())
+
+    def _clean(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Treat rows as those of the training were, and leave out those without text or label; `row` counts from 1."""
+        number = pl.int_range(1, table.height + 1).cast(pl.String)
+        rows = strip(table.with_columns(number.alias("row"), pl.lit("").alias("split")))
+        if self.results["recipe"]["data"]["repair"]:
+            rows, _ = repair(rows)
+        rows, _ = drop_missing(rows)
+        return rows
+
+    def _require_known(self, labels: pl.Series) -> None:
+        unknown = sorted(set(labels) - set(self.task.labels))
         if unknown:
             raise InputError(
                 "label",
                 f"the model does not know {', '.join(map(repr, unknown[:5]))}",
                 f"it knows {', '.join(self.task.labels)}",
             )
-        examples, _ = self.task.encode(table, self.tokenizer, self.max_length)
-        logits = predict(self.model, self.task, examples, self.tokenizer, self.machine)
-        return score_with_intervals(self.task, logits, examples, seed=0)
+
+    def _require_pairs(self, columns: Mapping[str, Sequence[str | None]]) -> None:
+        """Raise an InputError unless there are pairs exactly where the run was trained on them, one for each text."""
+        trained = self.results["recipe"]["data"]["text_pair"] is not None
+        if trained != ("text_pair" in columns):
+            what, remedy = ("pairs", "give text_pairs too") if trained else ("single texts", "leave text_pairs away")
+            raise InputError("text_pairs", f"the model was trained on {what}", remedy)
+        if trained and len(columns["text"]) != len(columns["text_pair"]):
+            numbers = f"{len(columns['text_pair'])} for {len(columns['text'])} texts"
+            raise InputError("text_pairs", f"there are {numbers}", "give one for each text")
 
     def save(self, path: str | Path) -> Path:
         """Copy the saved model (`model/`, or `adapter/` and `base/`) to a folder of your choice."""
@@ -101,6 +145,15 @@ class Tuned:
                 for name in names:
                     shutil.copytree(self.folder.path / name, aside / name)
         return target
+
+
+def _texts(where: str, given: Sequence[str | None] | str) -> list[str | None]:
+    """Give texts as a list; a single string is one text, None an empty one."""
+    texts: list[str | None] = [given] if isinstance(given, str) else list(given)
+    for text in texts:
+        if text is not None and not isinstance(text, str):
+            raise InputError(where, f"{text!r} is no text", "give a string, or a list of strings")
+    return texts
 
 
 def load_tuned(path: str | Path) -> Tuned:

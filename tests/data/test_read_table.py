@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from alloytune.data.cells import as_strings
 from alloytune.data.columns import require_columns
 from alloytune.data.encoding import guess_encoding
+from alloytune.data.labels import sort_naturally
+from alloytune.data.parse import parse_table
 from alloytune.data.read import read_table
 from alloytune.errors import InputError
 
@@ -121,6 +124,7 @@ def test_malformed_json_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     assert "line 3 is not JSON" in refusal(path, b'{"text": "x"}\n\n{"text": \n')
     assert "line 2 is no JSON object: [1]" in refusal(path, b'{"text": "x"}\n[1]\n')
+    assert "line 1 is not JSON" in refusal(path, b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n")
 
 
 def test_parquet_cut_short_is_refused(tmp_path: Path) -> None:
@@ -157,3 +161,57 @@ def test_missing_columns_name_the_nearest_and_all() -> None:
     assert str(caught.value) == (
         'tweets.csv: there is no column "text"; did you mean "Text"? the columns are: Text, sentiment'
     )
+
+
+def test_blanks_around_column_names_go(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{" text ": "x", "label": 1}\n')
+    assert read_table(path).columns == ["text", "label"]
+    table = pl.DataFrame({" text": ["x"], "label ": [1]})
+    table.write_parquet(tmp_path / "rows.parquet")
+    assert read_table(tmp_path / "rows.parquet").columns == parse_table(table).columns == ["text", "label"]
+    with pytest.raises(InputError, match='2 columns are called "text"'):
+        parse_table(table.rename({"label ": "text"}))
+
+
+def test_pandas_gives_missing_cells_and_whole_numbers() -> None:
+    frame = pd.DataFrame(
+        {
+            "text": ["x", np.nan, None],
+            "kind": pd.Categorical(["a", None, "b"]),
+            "number": pd.array([1, pd.NA, 3], dtype="Int64"),
+            "float": [1.0, np.nan, 2.5],
+            "when": [pd.NaT, "now", True],
+            7: [np.float32(1), np.bool_(True), np.nan],
+        }
+    )
+    assert parse_table(frame).to_dict(as_series=False) == {
+        "text": ["x", None, None],
+        "kind": ["a", None, "b"],
+        "number": ["1", None, "3"],
+        "float": ["1", None, "2.5"],
+        "when": [None, "now", "true"],
+        "7": ["1", "true", None],
+    }
+    with pytest.raises(InputError, match='2 columns are called "text"'):
+        parse_table(frame.iloc[:, [0, 0]])
+
+
+def test_dicts_and_lists_are_read_as_json_lines_are() -> None:
+    records = [{"text": "x", "label": 1}] * 150 + [{"text": "y", "label": "one", "late": [1]}]
+    table = parse_table(records)
+    assert table.row(150) == ("y", "one", "[1]")
+    assert table.equals(parse_table(iter(records)))
+    assert parse_table({"text": ("x", "y"), "label": np.array([1, 2])}).rows() == [("x", "1"), ("y", "2")]
+
+
+@pytest.mark.parametrize("data", [3, object(), [1, 2], [{"text": "x"}, "y"], {"text": "x"}, {"a": [1], "b": [1, 2]}])
+def test_what_is_no_table_is_refused_in_one_line(data: object) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_table(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_many_digits_are_sorted() -> None:
+    long = "9" * 5000
+    assert sort_naturally([long, "10", "2", "a10", "a9", "007"]) == ["2", "007", "10", long, "a9", "a10"]

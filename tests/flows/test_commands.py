@@ -1,6 +1,8 @@
 """Whole commands, as a user types them, on tiny models."""
 
+import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +10,12 @@ from typing import NamedTuple
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 import tiny
 from alloytune.cli.main import main
+from alloytune.cli.progress import Terminal
+from alloytune.record.folder import RunFolder
 
 
 class Answer(NamedTuple):
@@ -111,9 +116,29 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     assert out["label"].to_list() == ["good", None, "bad", None]
     assert out["probability_good"][0] + out["probability_bad"][0] == pytest.approx(1)
 
+    again = command("predict", "run", "out.csv", "--output", "again.csv")
+    assert again.code == 0, again.err
+    thrice = command("predict", "run", "again.csv", "--output", "again.csv")
+    assert thrice.code == 0, thrice.err
+    columns = pl.read_csv(place / "again.csv").columns
+    assert [name for name in columns if name.endswith(("label", "label_2"))] == [
+        "label",
+        "predicted_label",
+        "predicted_label_2",
+    ]
+    assert not list(place.glob(".*.partial"))
+    refused = command("predict", "no run", "new.csv", "--output", "nodir/out.csv")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "no folder 'nodir'" in refused.err
+
     scored = command("evaluate", "run", "table.csv")
     assert scored.code == 0, scored.err
     assert "macro_f1" in scored.out
+    pl.DataFrame({"text": [" a dull plot ", "fine", " "], "label": ["bad ", None, "good"]}).write_csv("few.csv")
+    few = command("evaluate", "run", "few.csv")
+    assert few.code == 0, few.err
+    assert "2 rows without text or label are left out" in few.err
+    assert "Test (1 rows)" in few.out
 
 
 def test_check_trains_nothing(command: Command, place: Path) -> None:
@@ -137,22 +162,37 @@ def test_shipped_recipes_pass_check(command: Command, place: Path, bert: Path, n
 
 
 def test_options_and_overrides(command: Command, place: Path) -> None:
+    labels = {"bad": "[/ham]", "good": "[spam]"}  # which look like markup
+    tiny.make_table(150).with_columns(pl.col("label").replace(labels)).write_csv(place / "table.csv")
+    run = place / "run"
     done = command(
         *("train", "recipe.yaml", "--seed", "9", "--set", "stages.full.until.epochs=1", "--output", "run"),
         *("--set", "stages.1.otherwise=stop"),
     )
     assert done.code == 0, done.err
-    resolved = json.loads((place / "run/resolved.json").read_text())
+    for words in labels.values():
+        assert words in done.out
+    resolved = json.loads((run / "resolved.json").read_text())
     assert resolved["seed"] == 9
     assert resolved["stages"][0]["until"]["epochs"] == 1.0
-    results = json.loads((place / "run/results.json").read_text())
+    results = json.loads((run / "results.json").read_text())
     assert [stage["decision"] for stage in results["stages"]] == ["kept", "rolled back", "not run"]
     assert results["saved"] == ["model"]
 
     # as after a kill just before the verdict on the second stage was written
-    (place / "run/results.json").unlink()
-    (place / "run/stages/02-partial/result.json").unlink()
+    (run / "results.json").unlink()
+    (run / "stages/02-partial/result.json").unlink()
+    refused = command("train", "--resume", "run", "--seed", "9", "--set", "batch=4", "--data", "table.csv")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "leave --data, --set, --seed away" in refused.err
     assert command("train", "--resume", "run").code == 0
-    again = json.loads((place / "run/results.json").read_text())
+    shutil.copytree(run, place / "r[/x]")
+    finished = command("train", "--resume", "r[/x]")
+    for words in ("r[/x] is finished already", "Saved: r[/x]/model", *labels.values()):
+        assert words in finished.out
+    shown = io.StringIO()
+    Terminal(Console(file=shown, width=160)).on_data(RunFolder(Path("r[/x]")))
+    assert "reason: r[/x]/data/audit.json" in shown.getvalue()
+    again = json.loads((run / "results.json").read_text())
     assert [stage["decision"] for stage in again["stages"]] == ["kept", "rolled back", "not run"]
     assert again["test"] == results["test"]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,48 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
     assert again.scores == tuned.scores
     with pytest.raises(alloytune.InputError, match="does not know 'ugly'"):
         again.evaluate_table(pl.DataFrame({"text": ["so so"], "label": ["ugly"]}))
+
+    scores = again.evaluate_table(table)["values"]
+    untidy = table.assign(said=" " + table["said"], mood=table["mood"] + "\t", more=1).to_dict("records")
+    untidy += [{"said": "a dull plot"}, {"said": " ", "mood": "bad"}, {"said": "\u200b", "mood": "bad"}]
+    result = again.evaluate_table(untidy)
+    assert result["left_out"] == 3
+    assert result["values"] == pytest.approx(scores)
+    with pytest.raises(alloytune.InputError, match="no row has both"):
+        again.evaluate_table(untidy[-3:])
+    with pytest.raises(alloytune.InputError, match='no column "said"'):
+        again.predict_table({"id": [1]})
+    odd = again.predict_table({"text": ["a superb film", None, 7, "\u200b"]})
+    assert odd["label"].is_null().to_list() == [False, True, False, True]
+    assert odd["probability_bad"].is_null().to_list() == [False, True, False, True]
+    assert again.predict("a superb film").equals(again.predict(["a superb film"]))
+    with pytest.raises(alloytune.InputError, match="3 is no text"):
+        again.predict(["fine", 3])  # type: ignore[list-item]
+    with pytest.raises(alloytune.InputError, match="trained on single texts"):
+        again.predict("a text", "its pair")
+
+
+def test_pairs_and_integer_labels(bert: Path, tmp_path: Path) -> None:
+    labels = [1 if label == "good" else 0 for label in TABLE["label"]]
+    frame = pd.DataFrame({"text": TABLE["text"].to_list(), "other": "a book", "label": labels})
+    recipe = {"batch": 8, "stages": [stage("head", "head")]}
+    tuned = alloytune.tune(
+        frame, str(bert), recipe, output=tmp_path / "run", text_pair="other", split={"validation": 0.2, "test": 0}
+    )
+    assert tuned.evaluate_table(frame)["rows"] == len(frame)
+    assert tuned.evaluate_table(frame.rename(columns={"other": "text_pair"}))["left_out"] == 0
+    assert tuned.predict_table(frame).height == len(frame)
+    whole = tuned.predict(["a superb film"], ["its pair"])
+    assert tuned.predict("a superb film", "its pair").equals(whole)
+    assert tuned.predict(["a superb film"], "its pair").equals(whole)
+    with pytest.raises(alloytune.InputError, match="1 for 2 texts"):
+        tuned.predict(["a", "b"], "its pair")
+    with pytest.raises(alloytune.InputError, match="trained on pairs"):
+        tuned.predict(["a"])
+
+    stages = [{**result, "decision": "rolled back"} for result in tuned.results["stages"]]
+    nothing_kept = replace(tuned, results={**tuned.results, "stages": stages})
+    assert nothing_kept.scores == tuned.results["start"]["values"]
 
 
 def test_full_and_adapter_in_one_stage_twice_gives_the_same_bytes(bert: Path, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ from rich.text import Text
 from alloytune.errors import AlloytuneError, InputError
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from alloytune.recipe.read import ReadRecipe
 
 app = typer.Typer(
@@ -73,15 +76,26 @@ def train(
 ) -> None:
     """Train by a recipe, or go on with a run that was stopped."""
     if resume is not None:
-        if recipe is not None:
-            raise InputError("--resume", "the run has its recipe already", f"leave {recipe!r} away")
+        options: dict[str, object] = {
+            "--model": model,
+            "--data": data,
+            "--validation": validation,
+            "--test": test,
+            "--text": text,
+            "--text-pair": text_pair,
+            "--label": label,
+            "--set": overrides,
+            "--seed": seed,
+            "--output": output,
+        }
+        _require_nothing_beside_resume(recipe, options)
         from alloytune import run
 
         with _terminal() as terminal:
             finished = (resume / "results.json").exists()
             folder = run.resume(resume, terminal)
             if finished:
-                console.print(f"{resume} is finished already.")
+                console.print(f"{resume} is finished already.", markup=False)
                 terminal.on_end(folder)
         return
     if recipe is None:
@@ -139,28 +153,22 @@ def predict(
     """Predict labels for a table, with the probability of each."""
     import polars as pl
 
-    from alloytune.data.columns import require_columns
     from alloytune.data.read import read_table
     from alloytune.models.load import quiet
     from alloytune.use import load_tuned
 
-    if output is not None and output.suffix not in (".csv", ".jsonl"):
-        raise InputError("--output", f"{str(output)!r} is neither .csv nor .jsonl", "give one of the two")
+    if output is not None:
+        _require_writable(output)
     quiet()
     given = read_table(table, encoding)
-    tuned = load_tuned(run)
-    renamed = _task_columns(tuned.results["recipe"]["data"], given, table, with_label=False, require=require_columns)
-    answers = tuned.predict_table(renamed)
-    answers = answers.rename({column: f"predicted_{column}" for column in answers.columns if column in given.columns})
-    result = pl.concat([given, answers], how="horizontal")
+    answers = load_tuned(run).predict_table(given, table)
+    result = pl.concat([given, answers.rename(_free_names(given.columns, answers.columns))], how="horizontal")
     if num_empty := answers.to_series(0).null_count():
         typer.echo(f"{num_empty} rows have no text and get no answer", err=True)
     if output is None:
         sys.stdout.write(result.write_csv())
-    elif output.suffix == ".csv":
-        result.write_csv(output)
     else:
-        result.write_ndjson(output)
+        _write_table(result, output)
 
 
 @app.command()
@@ -170,7 +178,6 @@ def evaluate(
     encoding: EncodingOption = "utf-8",
 ) -> None:
     """Score a run's model on a labelled table."""
-    from alloytune.data.columns import require_columns
     from alloytune.data.read import read_table
     from alloytune.models.load import quiet
     from alloytune.report.tables import test_table
@@ -179,11 +186,10 @@ def evaluate(
     quiet()
     given = read_table(table, encoding)
     tuned = load_tuned(run)
-    renamed = _task_columns(tuned.results["recipe"]["data"], given, table, with_label=True, require=require_columns)
-    filled = renamed.drop_nulls()
-    if dropped := renamed.height - filled.height:
-        typer.echo(f"{dropped} rows without text or label are left out", err=True)
-    console.print(test_table({"test": tuned.evaluate_table(filled), "labels": tuned.results["labels"]}))
+    scores = tuned.evaluate_table(given, table)
+    if scores["left_out"]:
+        typer.echo(f"{scores['left_out']} rows without text or label are left out", err=True)
+    console.print(test_table({"test": scores, "labels": tuned.results["labels"]}))
 
 
 @app.command()
@@ -278,15 +284,48 @@ def _read(
     return read_recipe(recipe, overrides or (), given)
 
 
-def _task_columns(data: dict[str, Any], given: Any, path: Path, *, with_label: bool, require: Any) -> Any:
-    """Give the columns that a run was trained on, under the names that the task knows."""
-    wanted = {"text": data["text"]}
-    if data["text_pair"]:
-        wanted["text_pair"] = data["text_pair"]
-    if with_label:
-        wanted["label"] = data["label"]
-    require(given, path, list(wanted.values()))
-    return given.select([given[column].alias(name) for name, column in wanted.items()])
+def _require_nothing_beside_resume(recipe: str | None, options: Mapping[str, object]) -> None:
+    """Raise an InputError that names what --resume would ignore."""
+    given = [repr(recipe)] if recipe is not None else []
+    given += [option for option, value in options.items() if value not in (None, [])]
+    if given:
+        raise InputError("--resume", "the run has its recipe already", f"leave {', '.join(given)} away")
+
+
+def _require_writable(output: Path) -> None:
+    """Raise an InputError for an output that could not be written once the work is done."""
+    if output.suffix not in (".csv", ".jsonl"):
+        raise InputError("--output", f"{str(output)!r} is neither .csv nor .jsonl", "give one of the two")
+    if not output.parent.is_dir():
+        raise InputError("--output", f"there is no folder {str(output.parent)!r}", "make it, or name another")
+    if output.is_dir():
+        raise InputError("--output", f"{str(output)!r} is a folder", "name a file")
+
+
+def _free_names(taken: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+    """Give each column a name that is free: `label`, else `predicted_label`, `predicted_label_2` and so on."""
+    names: dict[str, str] = {}
+    for column in wanted:
+        used = {*taken, *wanted, *names.values()} - ({column} - set(taken))
+        candidates = chain([column, f"predicted_{column}"], (f"predicted_{column}_{n}" for n in count(2)))
+        names[column] = next(name for name in candidates if name not in used)
+    return names
+
+
+def _write_table(table: "pl.DataFrame", output: Path) -> None:
+    """Write CSV or JSONL aside and rename it, so that a failure leaves the old file whole."""
+    from alloytune.record.atomic import save_errors
+
+    aside = output.with_name(f".{output.name}.partial")
+    with save_errors(output):
+        try:
+            if output.suffix == ".csv":
+                table.write_csv(aside)
+            else:
+                table.write_ndjson(aside)
+            aside.replace(output)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager

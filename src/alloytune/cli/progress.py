@@ -29,7 +29,7 @@ class Terminal(Watcher):
     def on_data(self, folder: RunFolder) -> None:
         """Show the audit."""
         self.console.print(audit_table(folder.read("data/audit.json")))
-        self.console.print(f"every dropped row with its reason: {folder.data / 'audit.json'}\n")
+        self.console.print(f"every dropped row with its reason: {folder.data / 'audit.json'}\n", markup=False)
 
     def on_model(self, session: Any) -> None:
         """Show the model in a line."""
@@ -37,7 +37,8 @@ class Terminal(Watcher):
         cut = sum(session.num_cut.values())
         self.console.print(
             f"model {session.source}: {num_weights:,} parameters, on {session.machine.device} in "
-            f"{str(session.machine.precision).removeprefix('torch.')}"
+            f"{str(session.machine.precision).removeprefix('torch.')}",
+            markup=False,
         )
         if cut:
             self.console.print(
@@ -50,7 +51,9 @@ class Terminal(Watcher):
         where = f" from update {progress.update}" if progress.update else ""
         rates = " and ".join(f"{rate:.2g}" for rate in moving.rates)
         self.console.print()
-        self._say(f"[bold]stage {number + 1}: {stage.name}[/] trains {escape(stage.train)} at rate {rates}{where}")
+        self._say(
+            f"[bold]stage {number + 1}: {escape(stage.name)}[/] trains {escape(stage.train)} at rate {rates}{where}"
+        )
         self._loss = None
         self._total = plan.max_updates or 0
         self._bar = Progress(
@@ -89,25 +92,25 @@ class Terminal(Watcher):
     def on_retry(self, number: int, result: Mapping[str, Any]) -> None:
         """Tell that a stage is tried again."""
         self._close_bar()
-        self.console.print(f"  [yellow]not accepted ({result['reason']}): again, at lower rates[/]")
+        self.console.print(f"  [yellow]not accepted ({escape(result['reason'])}): again, at lower rates[/]")
 
     def on_stage_end(self, number: int, result: Mapping[str, Any]) -> None:
         """Show scores, change and verdict."""
         self._close_bar()
         if "scores" not in result:
-            self.console.print(f"\nstage {number + 1}: {result['name']} [yellow]not run[/]: {result['reason']}")
+            self._say(f"\nstage {number + 1}: {escape(result['name'])} [yellow]not run[/]: {escape(result['reason'])}")
             return
         values, change = result["scores"]["values"], result["change"]
         color = "green" if result["decision"] == "kept" else "yellow"
         self._say(
             f"  [{color}]{result['decision']}[/]: accuracy {values['accuracy']:.4f} ({change['accuracy']:+.4f})  "
-            f"macro-F1 {values['macro_f1']:.4f} ({change['macro_f1']:+.4f}); {result['reason']}"
+            f"macro-F1 {values['macro_f1']:.4f} ({change['macro_f1']:+.4f}); {escape(result['reason'])}"
         )
 
     def on_finish(self, doing: str) -> None:
         """Tell what happens after the last stage."""
         self._close_bar()
-        self.console.print(f"{doing} ...")
+        self.console.print(f"{doing} ...", markup=False)
 
     def on_end(self, folder: RunFolder) -> None:
         """Show the tables."""

@@ -2,12 +2,18 @@
 
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import polars as pl
+
+from alloytune.data.columns import require_unique
+
+PANDAS_MISSING = ("NAType", "NaTType")  # told by name, since pandas is no dependency
 
 
 def as_string(value: object) -> str | None:
-    """Give a cell as a string: `1.0` as "1" (a nullable integer column is often floats), NaN as missing."""
+    """Give a cell as a string: `1.0` as "1" (a nullable integer column is often floats), NaN, NA and NaT as missing."""
     match value:
         case None:
             return None
@@ -24,13 +30,20 @@ def as_string(value: object) -> str | None:
             return json.dumps(value, ensure_ascii=False, default=str)
         case bytes():
             return value.decode("utf-8", "replace")
+        case np.generic():
+            return as_string(value.item())
+        case _ if type(value).__name__ in PANDAS_MISSING:
+            return None
         case _:
             return str(value)
 
 
-def as_strings(table: pl.DataFrame) -> pl.DataFrame:
-    """Give every column of a table as strings."""
-    return pl.DataFrame([_column_as_strings(column) for column in table.get_columns()])
+def as_strings(table: pl.DataFrame, where: Path | str = "table") -> pl.DataFrame:
+    """Give every column of a table as strings, and the columns' names without blanks around them."""
+    names = [name.strip() for name in table.columns]
+    require_unique(where, names)
+    columns = zip(names, table.get_columns(), strict=True)
+    return pl.DataFrame([_column_as_strings(column).alias(name) for name, column in columns])
 
 
 def _column_as_strings(column: pl.Series) -> pl.Series:

@@ -84,7 +84,13 @@ def name_some(labels: Sequence[str]) -> str:
     return ", ".join(f'"{label}"' for label in labels[:NAMED]) + more
 
 
-def _natural_key(label: str) -> tuple[list[str | int], str]:
+def _natural_key(label: str) -> tuple[list[str | tuple[int, str]], str]:
     # Splitting by digits gives text and number in turn, so like is always compared with like.
     parts = re.split(r"(\d+)", label.casefold())
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], label
+    return [_digits_key(part) if place % 2 else part for place, part in enumerate(parts)], label
+
+
+def _digits_key(digits: str) -> tuple[int, str]:
+    """Order digits as numbers without making one of them: Python refuses more than 4,300 digits."""
+    significant = digits.lstrip("0")
+    return len(significant), significant

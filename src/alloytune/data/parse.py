@@ -1,4 +1,4 @@
-"""Parse CSV, TSV, JSON Lines and Parquet, every cell a string.
+"""Parse CSV, TSV, JSON Lines, Parquet and tables held in memory, every cell a string.
 
 CSV goes through the standard library rather than polars, because it is the one parser that can say on which line
 a mistake is; 38,158 rows take about a tenth of a second.
@@ -7,8 +7,9 @@ a mistake is; 38,158 rows take about a tenth of a second.
 import csv
 import io
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -85,14 +86,13 @@ def parse_json_lines(path: Path, text: str) -> pl.DataFrame:
     for line, source in enumerate(text.split("\n"), 1):
         if source.strip():
             records.append(_parse_json(path, line, source))
-    names = dict.fromkeys(name for record in records for name in record)
-    return pl.DataFrame([pl.Series(name, [as_string(r.get(name)) for r in records], dtype=pl.String) for name in names])
+    return _table_of_records(path, records)
 
 
 def _parse_json(path: Path, line: int, source: str) -> dict[str, object]:
     try:
         record = json.loads(source)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise InputError(str(path), f"line {line} is not JSON ({reason})", "write one JSON object a line") from None
     if not isinstance(record, dict):
@@ -105,7 +105,62 @@ def _parse_json(path: Path, line: int, source: str) -> dict[str, object]:
 def parse_parquet(path: Path, content: bytes) -> pl.DataFrame:
     """Parse Parquet."""
     try:
-        return as_strings(pl.read_parquet(io.BytesIO(content)))
+        return as_strings(pl.read_parquet(io.BytesIO(content)), path)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError(str(path), f"it is no complete Parquet file ({reason})", "copy or write it again") from None
+
+
+def parse_table(data: Any) -> pl.DataFrame:
+    """Parse a table held in memory: polars or pandas data frame, list of dicts, dict of lists, or what polars takes."""
+    if isinstance(data, pl.DataFrame):
+        return as_strings(data)
+    if hasattr(data, "columns") and hasattr(data, "iloc"):  # pandas, which is no dependency
+        return _table_of_columns("table", list(data.columns), [data.iloc[:, n] for n in range(len(data.columns))])
+    if isinstance(data, Mapping):
+        return _table_of_columns("table", list(data), list(data.values()))
+    if isinstance(data, list | tuple | Iterator):
+        records = list(data)
+        if not all(isinstance(record, Mapping) for record in records):
+            raise _no_table(data, "not every item is a dict")
+        return _table_of_records("table", records)
+    try:
+        return as_strings(pl.DataFrame(data, strict=False))
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise _no_table(data, str(error)) from error
+
+
+def _no_table(data: object, reason: str) -> InputError:
+    what = f"{type(data).__name__} is no table ({' '.join(reason.split())[:120]})"
+    return InputError("data", what, "give a path, a data frame or a list of dicts")
+
+
+def _table_of_records(where: Path | str, records: Sequence[Mapping[Any, object]]) -> pl.DataFrame:
+    """Give the union of the records' keys as columns; a key missing from some is null there."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return _table_of_columns(where, names, [[record.get(name) for record in records] for name in names])
+
+
+def _table_of_columns(where: Path | str, names: Sequence[object], columns: Sequence[Any]) -> pl.DataFrame:
+    """Give columns as strings, under their names without blanks around them."""
+    headings = [str(name).strip() for name in names]
+    require_unique(where, headings)
+    cells = [_cells_of(heading, column) for heading, column in zip(headings, columns, strict=True)]
+    if len({len(column) for column in cells}) > 1:
+        lengths = ", ".join(f'"{heading}" {len(column)}' for heading, column in zip(headings, cells, strict=True))
+        raise InputError(str(where), f"the columns differ in length: {lengths}", "give one cell a row in each")
+    return pl.DataFrame(
+        [
+            pl.Series(heading, [as_string(cell) for cell in column], dtype=pl.String)
+            for heading, column in zip(headings, cells, strict=True)
+        ]
+    )
+
+
+def _cells_of(heading: str, column: Any) -> list[object]:
+    for method in ("to_list", "tolist"):  # a series' or an array's, which give plain Python values
+        if hasattr(column, method):
+            return list(getattr(column, method)())
+    if isinstance(column, Iterable) and not isinstance(column, str | bytes | Mapping):
+        return list(column)
+    raise InputError("data", f'"{heading}" holds one {type(column).__name__}, not a list', "give one cell a row")

@@ -24,7 +24,7 @@ def write_splits(dataset: Dataset, folder: Path) -> None:
 def load_splits(folder: Path) -> Dataset:
     """Read back what `write_splits` wrote; raise an InputError naming a file that is missing or broken."""
     try:
-        train, validation, test = (pl.read_parquet(folder / f"{split}.parquet") for split in SPLITS)
+        train, validation, test = (pl.read_parquet(folder / f"{split}.parquet", glob=False) for split in SPLITS)
         audit = audit_from_json(json.loads((folder / "audit.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         reason = str(error).partition("\n")[0][:160]

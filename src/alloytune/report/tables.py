@@ -19,16 +19,16 @@ def audit_table(audit: Mapping[str, Any]) -> RenderableType:
     """Show what cleaning read, repaired, dropped and kept."""
     table = Table(title="Data", title_justify="left", show_header=False, box=None, padding=(0, 2))
     for file, count in audit["read"].items():
-        table.add_row(f"rows read from {file}", f"{count:,}")
-    table.add_row("repaired (broken characters)", f"{audit['repaired']:,}")
+        _add_row(table, f"rows read from {file}", f"{count:,}")
+    _add_row(table, "repaired (broken characters)", f"{audit['repaired']:,}")
     for reason, count in audit["dropped_by_reason"].items():
-        table.add_row(f"dropped: {reason}", f"{count:,}")
+        _add_row(table, f"dropped: {reason}", f"{count:,}")
     for reason, count in audit["not_used"].items():
-        table.add_row(f"not used: {reason}", f"{count:,}")
+        _add_row(table, f"not used: {reason}", f"{count:,}")
     if audit["near_groups"]:
-        table.add_row("near-duplicates, each group kept in one split", f"{audit['near_rows']:,}")
+        _add_row(table, "near-duplicates, each group kept in one split", f"{audit['near_rows']:,}")
     for split, count in audit["kept"].items():
-        table.add_row(split, f"{count:,}")
+        _add_row(table, split, f"{count:,}")
     warnings = [Text(f"note: {warning}", style="yellow") for warning in audit["warnings"]]
     return Group(table, *warnings)
 
@@ -41,9 +41,9 @@ def stages_table(results: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("decision")
     start = results["start"]["values"]
-    table.add_row("(before)", *[""] * 4, f"{start['accuracy']:.4f}", f"{start['macro_f1']:.4f}", "", "")
+    _add_row(table, "(before)", *[""] * 4, f"{start['accuracy']:.4f}", f"{start['macro_f1']:.4f}", "", "")
     for stage in results["stages"]:
-        table.add_row(*_stage_cells(stage, results["recipe"]["metric"]))
+        _add_row(table, *_stage_cells(stage, results["recipe"]["metric"]))
     return table
 
 
@@ -84,6 +84,11 @@ def _table(title: str) -> Table:
     )
 
 
+def _add_row(table: Table, *cells: str | Text) -> None:
+    """Add a row; a label or a path may look like markup, and is shown as it is."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
 def test_table(results: Mapping[str, Any]) -> RenderableType:
     """Show the test scores with their intervals, figures per class and the confusion table where they fit."""
     test = results["test"]
@@ -94,7 +99,7 @@ def test_table(results: Mapping[str, Any]) -> RenderableType:
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
     for metric, (low, high) in test["intervals"].items():
-        table.add_row(metric, f"{test['values'][metric]:.4f}", f"{low:.4f} to {high:.4f}")
+        _add_row(table, metric, f"{test['values'][metric]:.4f}", f"{low:.4f} to {high:.4f}")
     parts: list[RenderableType] = [table]
     if len(results["labels"]) <= MAX_CLASSES:
         parts.append(per_class_table(test["details"]["per_class"]))
@@ -111,7 +116,7 @@ def per_class_table(classes: list[Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="right")
     for entry in classes:
         figures = [f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")]
-        table.add_row(entry["label"], *figures, f"{entry['rows']:,}")
+        _add_row(table, entry["label"], *figures, f"{entry['rows']:,}")
     return table
 
 
@@ -120,15 +125,15 @@ def confusion_table(labels: list[str], counts: list[list[int]]) -> Table:
     table = _table("Confusion (rows: true)")
     table.add_column("")
     for label in labels:
-        table.add_column(label, justify="right")
+        table.add_column(Text(label), justify="right")
     for label, row in zip(labels, counts, strict=True):
-        table.add_row(label, *(f"{count:,}" for count in row))
+        _add_row(table, label, *(f"{count:,}" for count in row))
     return table
 
 
 def predictions_table(predictions: list[Mapping[str, Any]]) -> Table:
     """Show some predictions on test rows."""
-    table = _table("Five test rows")
+    table = _table("Some test rows")
     table.add_column("text", max_width=40, no_wrap=True, overflow="ellipsis")
     for heading in ("label", "predicted"):
         table.add_column(heading)
@@ -136,7 +141,7 @@ def predictions_table(predictions: list[Mapping[str, Any]]) -> Table:
     for row in predictions:
         style = "" if row["label"] == row["predicted"] else "red"
         text = " ".join(row["text"].split())
-        table.add_row(Text(text), row["label"], Text(row["predicted"], style=style), f"{row['probability']:.2f}")
+        _add_row(table, text, row["label"], Text(row["predicted"], style=style), f"{row['probability']:.2f}")
     return table
 
 
@@ -160,7 +165,8 @@ def estimate_table(cost: Any) -> RenderableType:
     for heading in ("moves", "share", "rate", "updates", "minutes", "MiB"):
         table.add_column(heading, justify="right")
     for stage in cost.stages:
-        table.add_row(
+        _add_row(
+            table,
             stage.name,
             stage.train,
             stage.attached,
