@@ -220,7 +220,7 @@ def page(groups: dict[str, list[dict[str, Any]]]) -> str:
         "docstring says how to run it again. Model: all-MiniLM-L6-v2. Test accuracy and macro-F1: mean over the seeds",
         "± their standard deviation. *against Trainer*: mean difference in accuracy at the same seeds and rows.",
         "The seconds were taken with two runs at a time on a busy machine and compare nothing. `hybrid` trains three",
-        "epochs of full and one each of the others: with few rows and many labels (`banking77` here, 17 rows a label) that",
+        "epochs of full and one each of the others: with few rows and many labels (`banking77`, 17 rows a label) that",
         "is too short; raise `until` there.",
         "",
     ]

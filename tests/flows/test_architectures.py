@@ -92,7 +92,7 @@ def test_a_pair_of_texts_on_a_classifier_for_other_labels(tmp_path: Path) -> Non
     assert tuned.results["saved"] == ["adapter", "model"]
     pairs = table["text_pair"].head(8).to_list()
     predicted = tuned.predict(TEXTS, pairs)
-    assert predicted["probability_good"].to_list() != tuned.predict(TEXTS)["probability_good"].to_list()
+    assert predicted["probability_good"].to_list() != tuned.predict(TEXTS, pairs[::-1])["probability_good"].to_list()
     plain = pipeline("text-classification", model=str(tmp_path / "run/model"), top_k=None)
     for row, text, pair in zip(predicted.iter_rows(named=True), TEXTS, pairs, strict=True):
         for chance in plain({"text": text, "text_pair": pair}):
