@@ -109,17 +109,21 @@ def test_killed_again_and_again(tmp_path: Path, bert: Path) -> None:
 @pytest.mark.slow
 def test_killed_once_each_at_twenty_random_moments(tmp_path: Path, bert: Path) -> None:
     recipe = write_recipe(tmp_path, bert, checkpoint="5 updates")
-    began = time.monotonic()
     assert life(recipe, tmp_path / "alone") == 0
+    began = time.monotonic()
+    assert life(recipe, tmp_path / "timed") == 0
     seconds = time.monotonic() - began
     draw = random.Random(1)
     kills = 0
-    while kills < 20:
-        run = tmp_path / f"killed-{kills}"
-        if life(recipe, run, draw.uniform(0.1, seconds)) == -signal.SIGKILL:
+    for number in range(40):  # a run that ended before its time was up was not killed
+        run = tmp_path / f"run-{number}"
+        if life(recipe, run, draw.uniform(0.05, 0.8 * seconds)) == -signal.SIGKILL:
             kills += 1
             assert life(recipe, run) == 0
             assert_equal(run, tmp_path / "alone")
+        if kills == 20:
+            return
+    pytest.fail(f"only {kills} of 40 runs lived long enough to be killed")
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, bert: Path) -> None:
