@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export HF_HUB_OFFLINE ?= 1
 
@@ -25,10 +26,10 @@ demo: .venv/.demo
 	$(BIN)/alloytune demo
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: .venv/.dev
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -4,15 +4,20 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import torch
 
 from alloytune.build import Session, build_moving
 from alloytune.errors import InputError
 from alloytune.machine import find_machine
-from alloytune.models.adapters import LoraSettings
+from alloytune.measures import Measures
+from alloytune.models.adapters import Attachment
 from alloytune.models.load import load_tokenizer
-from alloytune.models.state import Attachment, ModelState
+from alloytune.models.methods import LoraSettings
+from alloytune.models.state import ModelState
+from alloytune.models.weights import copy_weights, named_weights
+from alloytune.pace import make_stage_optimizer
 from alloytune.recipe.read import recipe_from
-from alloytune.selection import resolve
+from alloytune.selection import REHEARSAL, resolve
 from conftest import TASK
 
 
@@ -20,7 +25,7 @@ def session(state: ModelState, bert: Path, *, attached: bool = False, **stage: o
     """Give a session whose one stage is to be built; its adapter, if any, is attached already."""
     if attached:
         names = resolve("attention", state.roles(), "on")
-        state.attach(Attachment(LoraSettings(2, 4, 0.0), names, 0), "attach")
+        state.attach(Attachment("lora", LoraSettings(2), names, 0), "attach")
         stage["attach"] = {"lora": {"on": "attention"}}
     recipe = recipe_from({"stages": [{"name": "only", **stage}]})
     tokenizer = load_tokenizer(str(bert))
@@ -76,3 +81,74 @@ def test_biases_and_norms_do_not_decay(state: ModelState, bert: Path) -> None:
 def test_a_rate_for_what_does_not_move_is_refused(state: ModelState, bert: Path) -> None:
     with pytest.raises(InputError, match=r"stages\[0\].rates: nothing of 'embeddings' moves"):
         build_moving(session(state, bert, train="head", rates={"embeddings": 1e-3}), 0)
+
+
+def test_what_a_choice_leaves_out_is_refused_by_nobody(state: ModelState, bert: Path) -> None:
+    more = {"rates": {"head": 1e-3}, "layer_decay": 0.9, "optimizer": "muon"}
+    given = session(state, bert, train="random(1, of=head | attention.query)", rate=1e-4, **more)
+    build_moving(given, 0, REHEARSAL)
+    for seed in range(12):  # a tensor of the head, a matrix or a bias of a layer
+        (group,) = build_moving(given, 0, Measures(seed)).groups
+        assert group.rate == (
+            1e-3 if group.role == "head" else pytest.approx(1e-4 * 0.9 ** (2 - _layer(group.names[0])))
+        )
+
+
+def _layer(name: str) -> int:
+    return int(name.split("layer.")[1][0])
+
+
+def test_layer_decay_goes_down_from_the_top(state: ModelState, bert: Path) -> None:
+    """Head at the full rate, two layers at 0.5 and 0.25 of it, embeddings at 0.125; own rates stay."""
+    found = rates(session(state, bert, train="all", rate=1e-2, layer_decay=0.5, rates={"layers[1] & norm": 3e-4}))
+    layer = "bert.encoder.layer.{}.output.{}.weight".format
+    assert found["classifier.weight"] == 1e-2
+    assert found[layer(1, "dense")] == pytest.approx(5e-3)
+    assert found[layer(0, "dense")] == pytest.approx(2.5e-3)
+    assert found["bert.embeddings.word_embeddings.weight"] == pytest.approx(1.25e-3)
+    assert found[layer(1, "LayerNorm")] == 3e-4
+
+
+def test_layer_decay_leaves_adapters_at_the_full_rate(state: ModelState, bert: Path) -> None:
+    found = rates(session(state, bert, attached=True, train="all | adapter", rate=1e-2, layer_decay=0.5))
+    assert {rate for name, rate in found.items() if "lora" in name} == {1e-2}
+
+
+def test_muon_gets_hidden_matrices_and_adamw_the_rest(state: ModelState, bert: Path) -> None:
+    made = session(state, bert, train="all", optimizer="muon")
+    optimizer = make_stage_optimizer(made, 0, build_moving(made, 0))
+    by = {type(part).__name__: [w for g in part.param_groups for w in g["params"]] for part in optimizer.parts}
+    name_of = {weight: name for name, weight in named_weights(state.model).items()}
+    matrices = {
+        name
+        for name in resolve("layers | pooler", state.roles(), "matrices") - state.head
+        if len(state.roles().shapes[name]) == 2
+    }
+    assert {name_of[weight] for weight in by["Muon"]} == matrices
+    assert {name_of[weight] for weight in by["AdamW"]} == set(name_of.values()) - matrices
+
+
+def test_adamw_is_one_fused_optimizer(state: ModelState, bert: Path) -> None:
+    made = session(state, bert, train="all")
+    (part,) = make_stage_optimizer(made, 0, build_moving(made, 0)).parts
+    assert isinstance(part, torch.optim.AdamW)
+    assert part.defaults["fused"]
+
+
+@pytest.mark.parametrize(("to", "gap"), [("pretrained", 0.0), ("stage-start", 1.0)])
+def test_anchors_are_found_again(state: ModelState, bert: Path, to: str, gap: float) -> None:
+    """Head and adapter have a value at the stage's start, but no pretrained one."""
+    made = session(state, bert, attached=True, train="all | adapter", decay_to=to)
+    pretrained = copy_weights(state.model, named_weights(state.model))
+    with torch.no_grad():
+        for weight in named_weights(state.model).values():
+            weight += 1.0
+    optimizer = make_stage_optimizer(made, 0, build_moving(made, 0))
+    name_of = {weight: name for name, weight in named_weights(state.model).items()}
+    anchors = {name_of[w]: a for group in optimizer.param_groups for w, a in group.get("anchors", {}).items()}
+    own = {name for name in anchors if name in state.head | state.adapter_names}
+    assert bool(own) is (to == "stage-start")
+    assert "bert.embeddings.word_embeddings.weight" in anchors
+    assert not [name for name in anchors if name.endswith("bias") or "LayerNorm" in name]
+    for name, anchor in anchors.items():
+        assert torch.allclose(anchor, pretrained[name] + gap, atol=1e-6), name

@@ -15,21 +15,53 @@ SOURCE = Path(alloytune.__file__).parent
 # what each part may import of the others; design: cli -> run -> build -> parts -> errors
 ARROWS = {
     "errors": set(),
-    "selection": {"errors"},
+    "expression": set(),
+    "selected": set(),
+    "selection": {"errors", "expression", "selected"},
     "record": {"errors"},
-    "recipe": {"errors", "selection"},
+    "recipe": {"errors", "expression"},
     "report": {"errors", "record"},
     "data": {"errors"},
     "machine": {"errors", "record"},
     "models": {"errors", "record"},
     "tasks": {"errors"},
     "evaluate": {"errors", "machine", "tasks"},
-    "train": {"errors", "machine", "models", "record", "tasks"},
+    "train": {"errors", "machine", "models", "record", "selected", "tasks"},
     "watch": {"record"},
     "rates": set(),
-    "build": {"data", "errors", "machine", "models", "rates", "recipe", "selection", "tasks", "train"},
+    "pace": {"errors", "models", "recipe", "train"},
+    "build": {
+        "data",
+        "errors",
+        "expression",
+        "machine",
+        "models",
+        "pace",
+        "rates",
+        "recipe",
+        "selected",
+        "selection",
+        "tasks",
+        "train",
+    },
 }
-ANYTHING_BELOW = {"api", "cli", "demo", "estimate", "finish", "run", "stages", "use", "__init__"}
+ANYTHING_BELOW = {
+    "api",
+    "attaching",
+    "cli",
+    "course",
+    "demo",
+    "estimate",
+    "finish",
+    "measures",
+    "rate_search",
+    "run",
+    "snapshots",
+    "stages",
+    "use",
+    "verdict",
+    "__init__",
+}
 NEVER_IMPORTED = {"api", "cli", "demo"}  # but by the command line, and `api` by the package itself
 
 

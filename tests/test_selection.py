@@ -1,13 +1,15 @@
 """What a selection holds, and when it is refused."""
 
+from math import prod
 from pathlib import Path
 
 import pytest
 
 from alloytune.errors import InputError
+from alloytune.measures import Measures
 from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.roles import Roles, find_roles
-from alloytune.selection import resolve
+from alloytune.selection import REHEARSAL, nearest, resolve, select
 from conftest import TASK
 
 
@@ -59,3 +61,116 @@ def test_what_holds_nothing_is_refused(roles: Roles, text: str, words: list[str]
     assert str(caught.value).startswith("stages[0].train: ")
     for word in words:
         assert word in str(caught.value)
+
+
+def scored(roles: Roles, score: str, leaders: str) -> Measures:
+    """Give measures in which the leaders score 2 and all others 1."""
+    first = resolve(leaders, roles, "leaders")
+    return Measures(0, {score: {name: 1.0 + (name in first) for name in roles.shapes}})
+
+
+def share(roles: Roles, names: frozenset[str], of: str) -> float:
+    def count(names: frozenset[str]) -> int:
+        return sum(prod(roles.shapes[name]) for name in names)
+
+    return count(names) / count(resolve(of, roles, "of"))
+
+
+def test_a_share_of_tensors_is_one_of_weights(roles: Roles) -> None:
+    """All biases lead, but they make no quarter: the largest part is a matrix."""
+    measures = scored(roles, "rgn", "bias & layers")
+    quarter = resolve("top(rgn, 25%)", roles, "train", measures)
+    assert quarter > resolve("bias & layers", roles, "train")
+    assert share(roles, quarter, "layers") == pytest.approx(0.25, abs=0.06)
+    assert resolve("bottom(rgn, 25%)", roles, "train", measures).isdisjoint(resolve("bias", roles, "train"))
+
+
+def test_choosing_within_is_not_the_same_as_an_overlap(roles: Roles) -> None:
+    measures = scored(roles, "fisher", "mlp")
+    attention = resolve("attention", roles, "train")
+    within = resolve("top(fisher, 25%, of=attention)", roles, "train", measures)
+    assert within < attention
+    assert share(roles, within, "attention") == pytest.approx(0.25, abs=0.05)
+    with pytest.raises(InputError, match="parts cancel out; choose within one of them"):
+        resolve("top(fisher, 25%) & attention", roles, "train", measures)
+
+
+def test_layers_are_scored_by_the_mean_over_their_weights(roles: Roles) -> None:
+    """One small tensor that leads by far does not carry its layer; a large one that leads by little does."""
+    scores = dict.fromkeys(roles.shapes, 1.0)
+    scores["bert.encoder.layer.0.output.dense.bias"] = 5.0
+    scores["bert.encoder.layer.1.output.dense.weight"] = 2.0
+    measures = Measures(0, {"snr": scores})
+    assert resolve("top(snr, 1, by=layer)", roles, "train", measures) == roles.stacks["layers"][1]
+    assert resolve("bottom(snr, 50%, by=layer)", roles, "train", measures) == roles.stacks["layers"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("lowest_layers(50%)", "layers[0]"),
+        ("lowest_layers(1)", "layers[0]"),
+        ("random(2, by=layer)", "layers"),
+        ("random(1, of=head & bias)", "head & bias"),
+        ("random(1, by=layer, of=layers[1] & norm)", "layers[1] & norm"),
+    ],
+)
+def test_choices_that_leave_no_choice(roles: Roles, text: str, same: str) -> None:
+    assert resolve(text, roles, "train", Measures(0)) == resolve(same, roles, "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("random(3, by=layer)", "finds 2 layers to choose from; ask for less"),
+        ("random(1, by=layer, of=head)", "finds 0 layers"),
+        ("top(spectral_snr, 50%, of=bias)", "finds 0 matrices"),
+        ("random(100, by=element, of=head)", "finds 34 elements"),
+        ("top(rgn, 25%, of=cross)", "'cross' matches nothing"),
+    ],
+)
+def test_choices_that_cannot_be_made_are_refused_beforehand(roles: Roles, text: str, words: str) -> None:
+    for chooser in (None, REHEARSAL):
+        with pytest.raises(InputError, match=words):
+            select(text, roles, "train", chooser)
+
+
+def test_a_choice_needs_someone_who_chooses(roles: Roles) -> None:
+    with pytest.raises(InputError, match="is a choice, and none is made here"):
+        select("top(rgn, 25%)", roles, "train")
+    with pytest.raises(InputError, match="selects single elements"):
+        resolve("random(5%, by=element)", roles, "on", Measures(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "at_most"),
+    [
+        ("top(rgn, 25%) | head", "layers | head"),
+        ("random(5%, by=element) & attention", "attention"),
+        ("all - top(rgn, 25%)", "all"),
+        ("(layers | head) - random(50%)", "layers | head"),
+    ],
+)
+def test_a_rehearsal_holds_all_that_may_be_chosen(roles: Roles, text: str, at_most: str) -> None:
+    assert resolve(text, roles, "train", REHEARSAL) == resolve(at_most, roles, "train")
+
+
+def test_what_chance_makes_of_a_part_is_no_mistake(roles: Roles) -> None:
+    """`layers | random(...)` always adds nothing, but that is not known of every choice."""
+    assert resolve("layers | random(50%)", roles, "train", Measures(0)) == resolve("layers", roles, "train")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "amount", "number"),
+    [
+        ([1] * 6, 0.25, 2),
+        ([1] * 12, 0.25, 3),
+        ([1] * 6, 0.01, 1),
+        ([1] * 6, 0.99, 6),
+        ([5, 1, 1, 1], 0.7, 2),
+        ([1, 1, 8], 0.25, 2),
+        ([7, 7, 7], 2, 2),
+    ],
+)
+def test_nearest(sizes: list[int], amount: float, number: int) -> None:
+    assert nearest(sizes, amount) == number

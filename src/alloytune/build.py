@@ -1,38 +1,59 @@
 """From recipe to objects: the one place that knows both the recipe's words and the parts that carry them out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from alloytune.data.prepare import Dataset
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError
+from alloytune.expression import leaves_rest, parse
 from alloytune.machine import Machine, find_machine
-from alloytune.models.adapters import AdapterSettings, BottleneckSettings, LoraSettings
+from alloytune.models.adapters import Attachment
+from alloytune.models.combine import Combination
+from alloytune.models.folder import read_folder
 from alloytune.models.load import load_model, load_tokenizer, token_limit
+from alloytune.models.methods import METHODS, Method
 from alloytune.models.roles import Roles
 from alloytune.models.source import locate
-from alloytune.models.state import Attachment, ModelState
+from alloytune.models.state import ModelState
+from alloytune.models.weights import Weights, named_weights
+from alloytune.pace import layer_shares, make_stage_clip, make_stage_schedule, optimizer_settings, role_of
 from alloytune.rates import auto_rate
-from alloytune.recipe.types import Attach, Recipe, Stage, read_interval
-from alloytune.selection import resolve
+from alloytune.recipe.types import (
+    PRETRAINED,
+    Attach,
+    Combine,
+    Patience,
+    Recipe,
+    Scaled,
+    Score,
+    Stage,
+    read_interval,
+    read_multiplier,
+    retry_of,
+)
+from alloytune.selected import Selected
+from alloytune.selection import REHEARSAL, Chooser, resolve, select
 from alloytune.tasks.classification import Classification
 from alloytune.tasks.task import Example, Task
 from alloytune.train.batches import Updates
-from alloytune.train.moving import Group, Moving
-from alloytune.train.schedule import make_schedule
+from alloytune.train.flops import flops_per_token
+from alloytune.train.moving import Group, Moving, Role
 from alloytune.train.stage import StagePlan
 
+_ATTACHING = 2**31 + 1  # the place of attaching among a stage's seeds, which are numbered by attempt
 
-@dataclass(frozen=True)
+
+@dataclass
 class Session:
-    """Everything that the stages of a run share."""
+    """Everything that the stages of a run share. `recipe` changes where a rate that was left to `auto` is found."""
 
     recipe: Recipe
     source: str
@@ -43,6 +64,12 @@ class Session:
     examples: Mapping[str, list[Example]]  # by split
     num_cut: Mapping[str, int]  # rows by split that lost tokens to the length limit
     max_length: int | None
+
+    def pretrained_weights(self) -> Weights:
+        """Load the model anew, and give its weights as they were before the first stage, in main memory."""
+        task = self.task
+        model, _ = load_model(task.auto_class, self.source, self.tokenizer, self.recipe.seed, **task.config)
+        return {name: weight.detach() for name, weight in named_weights(model).items()}
 
 
 def build_data_settings(recipe: Recipe) -> DataSettings:
@@ -90,52 +117,152 @@ def build_session(recipe: Recipe, dataset: Dataset) -> Session:
     )
 
 
-def build_attachment(session: Session, number: int) -> Attachment | None:
-    """Translate a stage's `attach`; None where it adds nothing."""
+def build_attachments(session: Session, number: int, chooser: Chooser | None = None) -> list[Attachment]:
+    """Translate a stage's `attach`. `chooser` makes the choices of its selections."""
     stage = session.recipe.stages[number]
-    if stage.attach is None:
-        return None
-    settings, on = _adapter(stage.attach)
-    names = resolve(on, session.state.roles(), f"stages[{number}].attach.{settings.kind}.on")
-    return Attachment(settings, names, derive_seed(session.recipe.seed, number))
+    if not stage.attaches:
+        return []
+    roles = session.state.roles()
+    attachments = []
+    for place, attach in enumerate(stage.attaches):
+        (kind,) = attach.kinds
+        where = f"{attached_at(stage, number, place)}.{kind}"
+        settings = _method(attach, kind, where)
+        names = resolve(attach.on, roles, f"{where}.on", chooser)
+        own_seed = derive_seed(session.recipe.seed, number, _ATTACHING, place)
+        # a rehearsal leaves to the rest all that may be left to it, the layers of what is chosen included
+        stack = attach.stack or (chooser is REHEARSAL and leaves_rest(parse(attach.on)))
+        attachments.append(Attachment(attach.called, settings, names, own_seed, stack))
+    return attachments
 
 
-def build_moving(session: Session, number: int) -> Moving:
-    """Translate a stage's `train`, `rate` and `rates`, once its adapter is attached."""
+def attached_at(stage: Stage, number: int, place: int) -> str:
+    """Name one of a stage's adapters as its recipe does."""
+    listed = isinstance(stage.attach, list)
+    return f"stages[{number}].attach[{place}]" if listed else f"stages[{number}].attach"
+
+
+def leaving(stage: Stage, verb: Literal["merge", "drop"], attached: Iterable[str]) -> list[str]:
+    """Give those of the attached adapters that a stage merges or drops."""
+    chosen = getattr(stage, verb)
+    return [name for name in attached if chosen is True or chosen == name]
+
+
+def build_moving(session: Session, number: int, chooser: Chooser | None = None) -> Moving:
+    """Translate a stage's `train`, its rates and its optimizer, once its adapter is attached.
+
+    Where weights take turns, it holds all that may ever move.
+    `chooser` makes the choices of its selections, and knows the score that a rate is scaled by. Settings for weights
+    that never move are refused; a choice may well leave them out, and has been rehearsed with all that it may choose.
+    """
     stage = session.recipe.stages[number]
+    if stage.train is None:
+        return Moving(())
     where = f"stages[{number}]"
     roles = session.state.roles()
-    selected = resolve(stage.train, roles, f"{where}.train")
-    own_rates = [(text, resolve(text, roles, f"{where}.rates.{text}"), rate) for text, rate in stage.rates.items()]
+    selected = _selected(session, number, roles, chooser)
+    own_rates = [
+        (text, resolve(text, roles, f"{where}.rates.{text}", chooser), rate) for text, rate in stage.rates.items()
+    ]
+    is_sure = chooser in (None, REHEARSAL)
     for text, names, _ in own_rates:
-        if not names & selected:
+        if is_sure and not names & selected.names:
             raise InputError(
                 f"{where}.rates", f"nothing of {text!r} moves in this stage", "drop it, or add it to train"
             )
     starts = _auto_rates(session, roles, selected)
+    shares = layer_shares(stage.layer_decay, roles)
+    if is_sure and stage.layer_decay != 1 and selected.names.isdisjoint(shares):
+        raise InputError(f"{where}.layer_decay", "no layer moves in this stage", "drop it, or add layers to train")
+    common = stage.rate.largest if isinstance(stage.rate, Scaled) else stage.rate
+    factors = _factors(stage, roles, selected, chooser)
+    pluses = session.state.pluses()
     undecayed = roles.members.get("norm", frozenset()) | roles.members.get("bias", frozenset())
-    groups: dict[tuple[float, float], list[str]] = {}
-    for name in (name for name in roles.shapes if name in selected):
-        given = next((rate for _, names, rate in own_rates if name in names), stage.rate)
-        rate = starts[name] if given == "auto" else given
+    groups: dict[tuple[float, float, Role, float | None], list[str]] = {}
+    for name in (name for name in roles.shapes if name in selected.names):
+        own = next((rate for _, names, rate in own_rates if name in names), None)
+        given = common if own is None else own
+        start, rate = (starts[name], starts[name]) if given == "auto" else (None, given)
+        rate *= pluses.get(name, 1.0)
+        rate *= factors.get(name, 1.0) * shares.get(name, 1.0) if own is None else 1.0
         decay = 0.0 if name in undecayed or len(roles.shapes[name]) < 2 else stage.weight_decay
-        groups.setdefault((rate, decay), []).append(name)
-    return Moving(tuple(Group(tuple(names), rate, decay) for (rate, decay), names in groups.items()))
+        groups.setdefault((rate, decay, role_of(name, roles), start), []).append(name)
+    made = tuple(Group(tuple(names), *shared) for shared, names in groups.items())
+    return Moving(made, optimizer_settings(stage, where, made, roles, is_sure=is_sure), selected.masks)
 
 
-def _auto_rates(session: Session, roles: Roles, selected: frozenset[str]) -> dict[str, float]:
+def _selected(session: Session, number: int, roles: Roles, chooser: Chooser | None) -> Selected:
+    """Give all that may move in a stage; raises InputError where what takes turns moves anyhow."""
+    always, chosen = select_turn(session, number, roles, chooser, REHEARSAL)
+    if chosen and not chosen - always:
+        raise InputError(
+            f"stages[{number}].train.rotate.choose",
+            "all that may be chosen moves in every turn anyhow",
+            "take it out of `always`, or choose `of` something else",
+        )
+    return always | chosen
+
+
+def select_turn(
+    session: Session, number: int, roles: Roles, chooser: Chooser | None, of_turn: Chooser
+) -> tuple[Selected, Selected]:
+    """Give what moves in every turn of a stage, and what `of_turn` chooses to move beside it in one turn."""
+    always = chosen = Selected(frozenset())
+    for key, text in session.recipe.stages[number].trains.items():
+        where = ".".join((f"stages[{number}]", *key))
+        if key[-1] == "choose":
+            chosen = select(text, roles, where, of_turn)
+        else:
+            always = select(text, roles, where, chooser)
+    return always, chosen
+
+
+def selections(stage: Stage, number: int) -> dict[str, str]:
+    """Give the selections of a stage by their place in the recipe."""
+    where = f"stages[{number}]"
+    found = {".".join((where, *key)): text for key, text in stage.trains.items()}
+    found |= {f"{where}.rates.{text}": text for text in stage.rates}
+    if stage.combine and stage.combine.of:
+        found[f"{where}.combine.of"] = stage.combine.of
+    for place, attach in enumerate(stage.attaches):
+        found[f"{attached_at(stage, number, place)}.{attach.kinds[0]}.on"] = attach.on
+    return found
+
+
+def scale(stage: Stage) -> str | None:
+    """Give the score that a stage's rate is scaled by, if any."""
+    return stage.rate.scale if isinstance(stage.rate, Scaled) else None
+
+
+def _factors(stage: Stage, roles: Roles, selected: Selected, chooser: Chooser | None) -> dict[str, float]:
+    """Give what the rate of each pretrained tensor is multiplied with: its score / the largest of those that move.
+
+    The head and adapters are not compared with pretrained weights (a fresh head leads any such list) and keep the whole
+    rate, as does a tensor that has no score.
+    """
+    score = scale(stage)
+    if score is None or chooser is None:
+        return {}
+    fresh = roles.members.get("head", frozenset()) | roles.members.get("adapter", frozenset())
+    found = {name: value for name, value in chooser.scores(score).items() if name in selected.names - fresh}
+    largest = max(found.values(), default=0.0)
+    return {name: value / largest for name, value in found.items()} if largest > 0 else {}
+
+
+def _auto_rates(session: Session, roles: Roles, selected: Selected) -> dict[str, float]:
     """Give the starting rate of every weight that moves; the head goes with what moves beside it."""
     adapter, head = (roles.members.get(role, frozenset()) for role in ("adapter", "head"))
     body = frozenset[str]().union(*roles.stacks.get("layers", ()))
-    sizes = {name: prod(shape) for name, shape in roles.shapes.items()}
-    num_body = sum(sizes[name] for name in body)
-    pretrained = selected - adapter - head
-    num_moved = sum(sizes[name] for name in pretrained & body)
+    num_body = sum(prod(roles.shapes[name]) for name in body)
+    pretrained = selected.names - adapter - head
+    num_moved = sum(count for name, count in selected.counts(roles.shapes).items() if name in pretrained & body)
     again = bool(pretrained & session.state.touched)
     of_pretrained = auto_rate("full" if 2 * num_moved >= num_body else "partial", num_body, again=again)
     of_adapter = auto_rate("adapter", num_body, again=session.state.base_moved)
-    beside = of_pretrained if pretrained else of_adapter if selected & adapter else auto_rate("head", num_body)
-    return {name: of_adapter if name in adapter else beside if name in head else of_pretrained for name in selected}
+    beside = of_pretrained if pretrained else of_adapter if selected.names & adapter else auto_rate("head", num_body)
+    return {
+        name: of_adapter if name in adapter else beside if name in head else of_pretrained for name in selected.names
+    }
 
 
 def build_updates(session: Session, number: int, attempt: int) -> Updates:
@@ -150,8 +277,12 @@ def build_updates(session: Session, number: int, attempt: int) -> Updates:
     )
 
 
-def build_plan(recipe: Recipe, number: int, attempt: int, updates_per_epoch: int) -> StagePlan:
-    """Translate a stage's `until`, `schedule` and what goes with them into updates and seconds."""
+def build_plan(session: Session, number: int, attempt: int, updates: Updates) -> StagePlan:
+    """Translate a stage's `until`, `schedule` and what goes with them into updates, tokens and seconds.
+
+    The weights that may move must be free by now, and no others: they decide what an update costs.
+    """
+    recipe, updates_per_epoch = session.recipe, updates.per_epoch
     stage = recipe.stages[number]
     until = stage.until
     limits = [until.updates] if until.updates else []
@@ -160,43 +291,93 @@ def build_plan(recipe: Recipe, number: int, attempt: int, updates_per_epoch: int
     amount, unit = read_interval(recipe.checkpoint)
     return StagePlan(
         seed=derive_seed(recipe.seed, number, attempt),
-        schedule=make_schedule(stage.schedule, stage.warmup),
-        clip=stage.clip,
+        schedule=make_stage_schedule(stage),
+        clip=make_stage_clip(stage),
         max_updates=min(limits) if limits else None,
         max_seconds=until.minutes * 60 if until.minutes else None,
-        patience=until.patience,
-        evaluate_every=_in_updates(stage.evaluate, updates_per_epoch),
+        patience=until.patience.evaluations if isinstance(until.patience, Patience) else until.patience,
+        evaluate_every=in_updates(stage.evaluate, updates_per_epoch),
         keep=stage.keep,
         metric=recipe.metric,
-        checkpoint_updates=None if unit == "minute" else _in_updates(recipe.checkpoint, updates_per_epoch),
+        checkpoint_updates=None if unit == "minute" else in_updates(recipe.checkpoint, updates_per_epoch),
         checkpoint_seconds=amount * 60 if unit == "minute" else None,
+        max_tokens=_tokens_for(until.flops, session, updates) if until.flops else None,
+        patience_metric=until.patience.metric if isinstance(until.patience, Patience) else None,
+        enough=_enough(until.score, recipe.metric),
+        average_share=_average_share(stage),
     )
+
+
+def build_combination(session: Session, number: int) -> Combination | None:
+    """Translate a stage's `combine` into what is done after its training; None where nothing is."""
+    combine = session.recipe.stages[number].combine
+    if combine is None or combine.how == "running-average":
+        return None
+    start, *others = [PRETRAINED, *combine.with_] if combine.how == "sum-of-changes" else combine.with_
+    chosen: Literal["fixed", "grid", "greedy"] = "fixed"
+    if combine.how == "greedy-soup":
+        chosen = "greedy"
+    elif combine.how in ("interpolate", "sum-of-changes") and combine.weight in (None, "validate"):
+        chosen = "grid"
+    return Combination(start, tuple(others), _coefficients(combine, len(others)), chosen)
+
+
+def build_combined(session: Session, number: int, chooser: Chooser | None = None) -> frozenset[str] | None:
+    """Translate the `of` of a stage's `combine`; None where it names no weights. `chooser` makes its choices."""
+    combine = session.recipe.stages[number].combine
+    if combine is None or combine.of is None:
+        return None
+    return resolve(combine.of, session.state.roles(), f"stages[{number}].combine.of", chooser)
+
+
+def _coefficients(combine: Combine, num_others: int) -> tuple[float, ...]:
+    """Give the fixed coefficients, of no account where they are chosen."""
+    if combine.how == "average":
+        return (1 / (num_others + 1),) * num_others
+    if isinstance(combine.weight, list):
+        return tuple(combine.weight)
+    return (combine.weight if isinstance(combine.weight, float | int) else 1.0,) * num_others
+
+
+def _average_share(stage: Stage) -> Callable[[int], float] | None:
+    if stage.combine is None or stage.combine.how != "running-average":
+        return None
+    weight = stage.combine.weight
+    return (lambda number: 1 / number) if weight is None else (lambda number: float(weight))  # type: ignore[arg-type]
+
+
+def _tokens_for(flops: float, session: Session, updates: Updates) -> float:
+    """Give how many tokens can be read for so many operations, by the cost of the stage's first update."""
+    first = next(updates.after(0))
+    return flops / flops_per_token(session.state.model, first, session.task.summed_loss, session.machine)
+
+
+def _enough(score: float | Score | None, metric: str) -> dict[str, float]:
+    if isinstance(score, Score):
+        return score.model_dump(exclude_none=True)
+    return {} if score is None else {metric: score}
 
 
 def retries(stage: Stage) -> tuple[int, float]:
     """Give how often a stage may be tried again, and what its rates are multiplied with each time."""
-    if stage.otherwise == "retry":
-        return 1, 0.3
-    if isinstance(stage.otherwise, str):
-        return 0, 1.0
-    return stage.otherwise.retry.times, stage.otherwise.retry.factor
+    retry = retry_of(stage)
+    return (0, 1.0) if retry is None else (retry.times, read_multiplier(retry.rate))
 
 
 def derive_seed(seed: int, *place: int) -> int:
-    """Give a seed for a place in the run, such as a stage and an attempt."""
-    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint32)[0])
+    """Give a seed for a place in the run, such as a stage and an attempt; (1,) and (1, 0) are two places."""
+    return int(np.random.SeedSequence([seed, len(place), *place]).generate_state(1, np.uint32)[0])
 
 
-def _adapter(attach: Attach) -> tuple[AdapterSettings, str]:
-    if attach.lora:
-        lora = attach.lora
-        return LoraSettings(lora.rank, lora.alpha or 2 * lora.rank, lora.dropout), lora.on
-    assert attach.bottleneck is not None
-    thin = attach.bottleneck
-    return BottleneckSettings(thin.reduction, thin.activation, thin.placement, thin.dropout), thin.on
+def _method(attach: Attach, kind: str, where: str) -> Method:
+    """Translate the settings of an adapter: the recipe's words for a kind are its fields."""
+    if attach.folder is not None:
+        return read_folder(attach.folder, where)
+    return METHODS[kind](**getattr(attach, kind).model_dump(exclude={"on"}))
 
 
-def _in_updates(interval: str, updates_per_epoch: int) -> int:
+def in_updates(interval: str, updates_per_epoch: int) -> int:
+    """Translate an interval; at least one update."""
     amount, unit = read_interval(interval)
     return int(amount) if unit == "update" else max(1, round(amount * updates_per_epoch))
 

@@ -57,7 +57,7 @@ class RecipeError(InputError):
 
 
 class NotFiniteError(AlloytuneError):
-    """A loss or a gradient became NaN or infinite, and training stopped before the update."""
+    """A loss, a gradient or an output became NaN or infinite, and training stopped before anything was saved."""
 
 
 class SaveError(AlloytuneError):

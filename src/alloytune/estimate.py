@@ -1,4 +1,7 @@
-"""What a run will cost, measured: a few updates of every stage at rate zero, then thrown away."""
+"""What a run will cost, measured: a few updates of every stage at rate zero, then thrown away.
+
+Full fine-tuning of the same model is measured beside it, so that a stage's cost can be told as a part of that.
+"""
 
 import math
 import time
@@ -8,17 +11,37 @@ from math import prod
 from alloytune import build
 from alloytune.build import Session
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
-from alloytune.models.weights import named_weights
+from alloytune.models.weights import free_only, named_weights
+from alloytune.pace import make_stage_loss, make_stage_optimizer
 from alloytune.stages import begin_stage
-from alloytune.train.loop import training_steps
-from alloytune.train.moving import make_optimizer
+from alloytune.train.batches import Updates
+from alloytune.train.clip import make_clip
+from alloytune.train.flops import count_flops
+from alloytune.train.loop import Loss, training_steps
+from alloytune.train.moving import Group, Moving, make_optimizer
+from alloytune.train.optimizers import Optimizer
+from alloytune.train.range_test import SEARCH_SHARE
+from alloytune.train.regularize import dropout_at
+from alloytune.train.turns import Course, Turns, steady
 
 PROBED_UPDATES = 3  # after one that warms up
 
 
 @dataclass(frozen=True)
+class UpdateCost:
+    """What an update costs. `flops` are floating-point operations forward and backward, on one and the same batch."""
+
+    seconds: float
+    flops: int
+    peak_memory_bytes: int
+
+
+_NOTHING = UpdateCost(0.0, 0, 0)
+
+
+@dataclass(frozen=True)
 class StageEstimate:
-    """What a stage moves and costs. `num_updates` is None where only time ends it."""
+    """What a stage moves and costs. `num_updates` is None where only time ends it; `full` is full training's."""
 
     name: str
     train: str
@@ -29,14 +52,25 @@ class StageEstimate:
     num_updates: int | None
     max_seconds: float | None
     num_evaluations: int
-    seconds_per_update: float
-    peak_memory_bytes: int
+    searches: bool  # for a rate
+    update: UpdateCost
+    full: UpdateCost
 
     @property
     def seconds(self) -> float:
-        """Give the training time if patience does not end the stage."""
-        by_updates = self.num_updates * self.seconds_per_update if self.num_updates else math.inf
-        return min(by_updates, self.max_seconds or math.inf)
+        """Give the time of training, and of the search for its rate, if patience does not end the stage."""
+        by_updates = math.inf if self.num_updates is None else self.num_updates * self.update.seconds
+        return min(by_updates, self.max_seconds or math.inf) * (1 + SEARCH_SHARE * self.searches)
+
+    @property
+    def flops_share(self) -> float:
+        """Give the operations of an update as a part of full fine-tuning's."""
+        return self.update.flops / self.full.flops
+
+    @property
+    def memory_share(self) -> float:
+        """Give the memory of an update as a part of full fine-tuning's."""
+        return self.update.peak_memory_bytes / self.full.peak_memory_bytes
 
 
 @dataclass(frozen=True)
@@ -55,27 +89,99 @@ class Estimate:
 
 def estimate(session: Session) -> Estimate:
     """Measure every stage of a session's recipe. The session's model is not fit for training afterwards."""
-    stages = tuple(_probe(session, number) for number in range(len(session.recipe.stages)))
+    full = _full_cost(session)
+    stages = tuple(_probe(session, number, full) for number in range(len(session.recipe.stages)))
     num_evaluations = 1 + sum(stage.num_evaluations for stage in stages)
     num_scored = num_evaluations * len(session.examples["validation"]) + len(session.examples["test"])
     return Estimate(stages, _seconds_per_row(session), num_scored)
 
 
-def _probe(session: Session, number: int) -> StageEstimate:
+def _full_cost(session: Session) -> UpdateCost:
+    """Measure an update of full fine-tuning, before any adapter is there."""
+    names = frozenset(named_weights(session.state.model))
+    free_only(session.state.model, names)
+    moving = Moving((Group(tuple(sorted(names)), 1.0, 0.0),))
+    optimizer = make_optimizer(moving, named_weights(session.state.model))
+    turns = Turns(steady(moving.selected), moving.names, session.state.model, optimizer)
+    return _cost(session, turns, optimizer, session.task.summed_loss, build.build_updates(session, 0, attempt=0))
+
+
+def _probe(session: Session, number: int, full: UpdateCost) -> StageEstimate:
+    """Measure a stage; where it combines, the model stays as it is."""
     stage = session.recipe.stages[number]
-    moving = begin_stage(session, number)
-    roles = session.state.roles()
+    moving, course = begin_stage(session, number)
+    shapes = session.state.roles().shapes
+    training = _training(session, number, moving, course) if moving.groups else _Training()
+    combination = build.build_combination(session, number)
+    return StageEstimate(
+        name=stage.name,
+        train=stage.trained or (stage.combine.how if stage.combine else ""),
+        attached=", ".join(attachment.name for attachment in session.state.attachments),
+        rates=moving.rates,
+        num_trained=training.num_moving,
+        num_parameters=sum(map(prod, shapes.values())),
+        num_updates=training.num_updates,
+        max_seconds=training.max_seconds,
+        num_evaluations=training.num_evaluations
+        + (stage.combine is not None)
+        + (0 if combination is None else combination.most_evaluations),
+        searches=any(group.start is not None for group in moving.groups),
+        update=training.update,
+        full=full,
+    )
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the training of a stage moves and costs."""
+
+    num_moving: int = 0
+    num_updates: int | None = 0
+    max_seconds: float | None = None
+    num_evaluations: int = 0
+    update: UpdateCost = _NOTHING
+
+
+def _training(session: Session, number: int, moving: Moving, course: Course) -> _Training:
+    """Measure the updates of a stage, in the turn at its middle, and count them."""
+    stage = session.recipe.stages[number]
     updates = build.build_updates(session, number, attempt=0)
-    plan = build.build_plan(session.recipe, number, 0, updates.per_epoch)
+    plan = build.build_plan(session, number, 0, updates)
+    optimizer = make_stage_optimizer(session, number, moving)
+    turns = Turns(course, moving.names, session.state.model, optimizer)
+    summed_loss = make_stage_loss(session, number, moving)
+    middle = math.ceil((plan.max_updates or updates.per_epoch) / 2)
+    with dropout_at(session.state.model, stage.dropout):
+        update = _cost(session, turns, optimizer, summed_loss, updates, middle)
+    per_epoch = sum(example.num_tokens for example in updates.examples)
+    by_tokens = (plan.max_tokens or math.inf) / (per_epoch / updates.per_epoch)
+    most = min(plan.max_updates or math.inf, by_tokens)
+    num_updates = min(most, (plan.max_seconds or math.inf) / update.seconds)
+    return _Training(
+        num_moving=turns.num_moving,
+        num_updates=None if math.isinf(most) else math.ceil(most),
+        max_seconds=plan.max_seconds,
+        num_evaluations=max(1, round(num_updates / plan.evaluate_every)),
+        update=update,
+    )
+
+
+def _cost(
+    session: Session, turns: Turns, optimizer: Optimizer, summed_loss: Loss, updates: Updates, update: int = 1
+) -> UpdateCost:
+    """Measure updates like `update` at rate zero: time and memory over a few, operations over one fixed batch."""
+    model = session.state.model
+    held = turns.at(update, 0.5)
     session.machine.reset_peak()
     steps = training_steps(
-        session.state.model,
-        make_optimizer(moving, named_weights(session.state.model)),
+        model,
+        optimizer,
         updates.after(0),
-        session.task.summed_loss,
+        summed_loss,
         session.machine,
+        still=lambda number: held,
         multiplier=lambda update: 0.0,
-        clip=stage.clip,
+        clip=make_clip(None),
         seed=0,
     )
     next(steps)
@@ -83,21 +189,9 @@ def _probe(session: Session, number: int) -> StageEstimate:
     for _ in range(PROBED_UPDATES):
         next(steps)
     seconds = (time.perf_counter() - began) / PROBED_UPDATES
-    attachment = session.state.attachment
-    num_updates = min(plan.max_updates or math.inf, (plan.max_seconds or math.inf) / seconds)
-    return StageEstimate(
-        name=stage.name,
-        train=stage.train,
-        attached="" if attachment is None else attachment.settings.kind,
-        rates=moving.rates,
-        num_trained=sum(prod(roles.shapes[name]) for name in moving.names),
-        num_parameters=sum(map(prod, roles.shapes.values())),
-        num_updates=plan.max_updates,
-        max_seconds=plan.max_seconds,
-        num_evaluations=max(1, round(num_updates / plan.evaluate_every)),
-        seconds_per_update=seconds,
-        peak_memory_bytes=session.machine.peak_bytes(),
-    )
+    peak = session.machine.peak_bytes()
+    batch = session.task.collate(session.examples["train"][: session.recipe.batch], session.tokenizer)
+    return UpdateCost(seconds, count_flops(model, [batch], summed_loss, session.machine), peak)
 
 
 def _seconds_per_row(session: Session) -> float:

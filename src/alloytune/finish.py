@@ -1,5 +1,7 @@
 """The end of a run: test the kept model once, save it, prove that it loads, write the results."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict
 from alloytune.models.save import Places, save_tuned, verify_saved
 from alloytune.models.weights import named_weights
-from alloytune.record.folder import RunFolder
+from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.report.card import model_card
 from alloytune.watch import Watcher
 
@@ -33,11 +35,14 @@ def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watch
     batch = session.task.collate(chosen, session.tokenizer)
     expected = _outputs(session, split, NUM_VERIFIED)
     places = Places(session.source, folder.model, folder.adapter, folder.base)
-    saved = save_tuned(session.state, session.tokenizer, places, model_card(results))
+    results["adapters"] = [attachment.name for attachment in session.state.attachments]
+    saved = save_tuned(session.state, session.tokenizer, places, partial(model_card, results))
     written = {name: getattr(folder, name) for name, is_there in saved.items() if is_there}
     inputs = {key: value.tolist() for key, value in batch.inputs.items()}
     results["saved"] = sorted(written)
-    results["reload_difference"] = verify_saved(written, session.source, inputs, expected, session.task.config)
+    results["reload_difference"] = verify_saved(
+        written, results["adapters"], session.source, inputs, expected, session.task.config
+    )
     folder.write("results.json", results)
     watcher.on_end(folder)
 
@@ -55,11 +60,21 @@ def _results(folder: RunFolder, session: Session) -> dict[str, Any]:
         "rows": {split: len(examples) for split, examples in session.examples.items()},
         "rows_cut": dict(session.num_cut),
         "max_length": session.max_length,
-        "start": folder.read("stages/start.json"),
-        "stages": [folder.stage(number, stage.name).result() for number, stage in enumerate(stages)],
+        "start": _without_predicted(folder.read("stages/start.json")),
+        "stages": [_result(folder.stage(number, stage.name)) for number, stage in enumerate(stages)],
         "test": None,
         "predictions": [],
     }
+
+
+def _result(stage: StageFolder) -> dict[str, Any]:
+    result = stage.result() or {}
+    return result | {"scores": _without_predicted(result["scores"])} if "scores" in result else result
+
+
+def _without_predicted(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave the answers to single rows to the stage's own record."""
+    return {key: value for key, value in scores.items() if key != "predicted"}
 
 
 def _outputs(session: Session, split: str, rows: int | None = None) -> np.ndarray:

@@ -1,9 +1,8 @@
-"""`rate: auto`: a starting rate from what moves, how large the model is, and what an earlier stage has trained.
+"""Where the search behind `rate: auto` starts: from what moves, how large the model is, what an earlier stage trained.
 
-The rates for full and adapter training were measured on all-MiniLM-L6-v2 (docs/rates.md), for a part of the layers
-only in part, and the one for the head alone is a first guess. Larger models want lower ones: they go down nearly
-with the size of the body, which meets the usual 2e-5 to 5e-5 for full fine-tuning and 2e-4 to 5e-4 for adapters at
-the size of BERT-base. Smaller models keep the measured rate.
+The rates were measured on all-MiniLM-L6-v2; the one for the head alone is a guess. Larger models want lower ones: they
+go down nearly with the size of the body, which meets the usual 2e-5 to 5e-5 for full fine-tuning and 2e-4 to 5e-4 for
+adapters at the size of BERT-base. Smaller models keep the measured rate.
 """
 
 import math

@@ -14,20 +14,25 @@ import polars as pl
 import torch
 
 from alloytune import build
+from alloytune.attaching import arrange_adapters
 from alloytune.build import Session
+from alloytune.course import make_course
 from alloytune.data.prepare import prepare
 from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError, Interrupted
 from alloytune.finish import finish
 from alloytune.models.source import fingerprint, locate
+from alloytune.pace import check_regularisers
+from alloytune.recipe.adapters import standings_before
 from alloytune.recipe.read import ReadRecipe, recipe_from, require_complete, resolved
 from alloytune.recipe.types import Recipe
 from alloytune.record.atomic import new_folder, write_text
 from alloytune.record.environment import describe
-from alloytune.record.folder import RunFolder, StageFolder, require_free
-from alloytune.stages import PROGRESS_KEPT, StageOfRun, attach, change_adapters, validate
+from alloytune.record.folder import RunFolder, require_free
+from alloytune.selection import REHEARSAL
+from alloytune.snapshots import kept_stages, kept_weights
+from alloytune.stages import PROGRESS_KEPT, StageOfRun, measures_of, validate
 from alloytune.tasks.task import Scores
-from alloytune.train.checkpoint import load_checkpoint
 from alloytune.watch import Watcher
 
 
@@ -97,15 +102,22 @@ def _train(folder: RunFolder, session: Session, watcher: Watcher) -> None:
 
 
 def rehearse(session: Session) -> None:
-    """Go through the stages without training, so that a selection that matches nothing is refused at once."""
+    """Go through the stages without training, so that a selection that matches nothing is refused at once.
+
+    Stages can be rolled back, so each is gone through with every set of adapters that may stand when it begins.
+    """
     state = session.state
-    for number, stage in enumerate(session.recipe.stages):
-        if stage.merge and state.attachment is not None:
-            state.take_off()  # a merge would leave the same names, and move weights
-        attach(session, number)
-        build.build_moving(session, number)
-    if state.attachment is not None:
-        state.take_off()
+    for number, standings in enumerate(standings_before(session.recipe.stages)):
+        for standing in sorted(map(sorted, standings)):
+            for stage, place in standing:
+                attachment = build.build_attachments(session, stage, REHEARSAL)[place]
+                state.attach(attachment, build.attached_at(session.recipe.stages[stage], stage, place), fresh=False)
+            arrange_adapters(session, number, REHEARSAL)
+            moving = build.build_moving(session, number, REHEARSAL)
+            make_course(session, number, moving, REHEARSAL)
+            check_regularisers(session, number, moving)
+            build.build_combined(session, number, REHEARSAL)
+            state.take_off()
 
 
 def _environment(recipe: Recipe) -> dict[str, Any]:
@@ -115,7 +127,7 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
     source = locate(recipe.model or "")
     return describe(
         {name: Path(file) for name, file in files.items() if file is not None},
-        model={"source": source, "sha256": fingerprint(source)},
+        model={"source": source, "fingerprint": fingerprint(source)},
         threads=torch.get_num_threads(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -133,25 +145,17 @@ def _start_scores(folder: RunFolder, session: Session) -> Scores:
 
 def _replay(folder: RunFolder, session: Session, scores: Scores) -> Scores:
     """Bring the model to where the finished stages left it; give its scores."""
-    newest: StageFolder | None = None
-    for number, stage in enumerate(session.recipe.stages):
-        stage_folder = folder.stage(number, stage.name)
-        result = stage_folder.result()
-        if result is None or result["decision"] != "kept":
-            continue
-        change_adapters(session, number)
-        newest, scores = stage_folder, Scores(**result["scores"])
-    if newest is not None:
-        checkpoint = load_checkpoint(newest.checkpoint)
-        if checkpoint is None:
-            raise InputError(
-                str(newest.checkpoint),
-                "the checkpoint is damaged",
-                f"delete {newest.path}, then resume: it trains anew",
-            )
-        session.state.put(checkpoint.tensors["weights"])
-        session.state.touched = frozenset(checkpoint.tensors["weights"])
-    return scores
+    kept = kept_stages(folder, session)
+    if not kept:
+        return scores
+    for number, stage in kept.items():
+        arrange_adapters(session, number, measures_of(session, number, stage))
+    newest = kept[max(kept)]
+    weights, result = kept_weights(newest), newest.result()
+    assert result is not None
+    session.state.put(weights)
+    session.state.touched = frozenset(weights)
+    return Scores(**result["scores"])
 
 
 @contextmanager
@@ -176,7 +180,7 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def _require_same_model(known: Mapping[str, Any]) -> None:
-    if known["sha256"] is not None and fingerprint(known["source"]) != known["sha256"]:
+    if known["fingerprint"] is not None and fingerprint(known["source"]) != known["fingerprint"]:
         raise InputError(
             "model", f"{known['source']!r} has changed since the run began", "put it back, or start a new run"
         )

@@ -1,36 +1,29 @@
-"""Selections: sets of parameters, written as expressions over roles.
+"""What a selection holds in a model: an expression resolved against roles, its choices made by a `Chooser`.
 
-`layers[-2:] | head`, `(attention | mlp) & layers[:3]`, `all - embeddings`, `name("*.pooler.*")`.
-
-An expression is valid Python, so the standard library reads it; a short whitelist says what may stand in it.
-Nothing here knows torch: an expression is resolved against any object that maps roles to parameter names.
+Nothing here knows torch: roles are any object that maps them to parameter names, masks any that join like booleans.
 """
 
-import ast
-import difflib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from math import prod
 from typing import Protocol
 
 from alloytune.errors import InputError
-
-SIDES = ("encoder", "decoder", "cross")
-PARTS = {"attention": ("query", "key", "value", "output"), "mlp": ("up", "gate", "down")}
-WORDS = (
-    "all",
-    "embeddings",
-    "layers",
-    "attention",
-    "mlp",
-    "norm",
-    "bias",
-    "head",
-    "pooler",
-    "adapter",
-    *SIDES,
+from alloytune.expression import (
+    MATRIX_SCORES,
+    SIDES,
+    Choice,
+    Joined,
+    Layers,
+    Named,
+    Role,
+    Selection,
+    choices_in,
+    parse,
+    show,
 )
+from alloytune.selected import Selected
 
 
 class RoleTable(Protocol):
@@ -49,75 +42,54 @@ class RoleTable(Protocol):
         """`layers`, `encoder.layers`, `decoder.layers` to one set of names per layer, bottom first."""
 
 
-@dataclass(frozen=True)
-class Role:
-    """All parameters of a role, such as `attention.query` or `encoder.norm`."""
+class Chooser(Protocol):
+    """Who makes the choices; `alloytune.measures.Measures` is one."""
 
-    path: str
+    def choose(
+        self, choice: Choice, units: Sequence[frozenset[str]], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Selected:
+        """Choose among layers or tensors, or among the elements of these tensors."""
 
-
-@dataclass(frozen=True)
-class Layers:
-    """Some layers of a stack, by a Python slice or one index."""
-
-    path: str
-    index: int | slice
-
-    def __hash__(self) -> int:
-        return hash((self.path, str(self.index)))
+    def scores(self, score: str) -> Mapping[str, float]:
+        """Give a score by tensor."""
 
 
-@dataclass(frozen=True)
-class Named:
-    """Parameters whose name matches a shell pattern."""
+class _Rehearsal:
+    """Chooses everything that might be chosen: for finding out beforehand whether a selection can be resolved."""
 
-    pattern: str
+    def choose(
+        self, choice: Choice, units: Sequence[frozenset[str]], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Selected:
+        return Selected(frozenset().union(*units))
 
-
-@dataclass(frozen=True)
-class Joined:
-    """Two selections and `|`, `&` or `-` between them."""
-
-    left: "Selection"
-    operator: str
-    right: "Selection"
+    def scores(self, score: str) -> Mapping[str, float]:
+        return {}
 
 
-Selection = Role | Layers | Named | Joined
-
-_OPERATORS: dict[type[ast.operator], str] = {ast.BitOr: "|", ast.BitAnd: "&", ast.Sub: "-"}
+REHEARSAL = _Rehearsal()
 
 
-def parse(text: str) -> Selection:
-    """Read an expression; raises ValueError that says what is wrong and what was probably meant."""
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except SyntaxError as error:
-        raise ValueError(
-            f"{text!r} is not a selection ({error.msg}); write roles joined by |, & or -, such as 'layers[-2:] | head'"
-        ) from None
-    except RecursionError:
-        raise ValueError("the selection is nested too deeply to be read; write it with fewer brackets") from None
-    return _read(tree.body, text)
-
-
-def roles_in(selection: Selection) -> Iterator[str]:
-    """Give the first word of every role that an expression names, left to right."""
-    match selection:
-        case Role(path) | Layers(path):
-            yield path.split(".")[0]
-        case Joined(left, _, right):
-            yield from roles_in(left)
-            yield from roles_in(right)
-
-
-def resolve(text: str, roles: RoleTable, where: str) -> frozenset[str]:
-    """Give the names of the parameters that an expression selects.
+def select(text: str, roles: RoleTable, where: str, chooser: Chooser | None = None) -> Selected:
+    """Give what an expression selects.
 
     Raises InputError, with the roles there are and their sizes, when the expression or a part of it matches
-    nothing, or when a part changes nothing (`all | head`: the head is in `all` already).
+    nothing, or when a part changes nothing (`all | head`: the head is in `all` already); and when it makes a choice
+    where there is no chooser.
     """
-    return _resolve(parse(text), text, roles, where)
+    return _resolve(parse(text), text, roles, where, chooser)
+
+
+def resolve(text: str, roles: RoleTable, where: str, chooser: Chooser | None = None) -> frozenset[str]:
+    """Give the names of the parameters that an expression of whole parameters selects; raises as `select` does."""
+    selected = select(text, roles, where, chooser)
+    if selected.masks:
+        raise InputError(where, f"{text!r} selects single elements", "choose by=tensor or by=layer here")
+    return selected.names
+
+
+def candidates(choice: Choice, roles: RoleTable, where: str) -> frozenset[str]:
+    """Give the parameters that a choice is made among; raises as `select` does."""
+    return _resolve(choice, show(choice), roles, where, REHEARSAL).names
 
 
 def sizes(roles: RoleTable) -> str:
@@ -129,82 +101,16 @@ def sizes(roles: RoleTable) -> str:
     return ", ".join(counted + stacks)
 
 
-def _read(node: ast.expr, text: str) -> Selection:
-    match node:
-        case ast.Name() | ast.Attribute():
-            return Role(_path(node, text))
-        case ast.Subscript(value=value, slice=index):
-            path = _path(value, text)
-            if path.split(".")[-1] != "layers":
-                raise ValueError(f"{path!r} in {text!r} takes no [...]; only layers do, such as layers[-2:]")
-            return Layers(path, _index(index, text))
-        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
-            return Joined(_read(left, text), _OPERATORS[type(operator)], _read(right, text))
-        case ast.Call(func=ast.Name(id="name"), args=[ast.Constant(value=str() as pattern)], keywords=[]):
-            return Named(pattern)
-    raise ValueError(
-        f"{ast.unparse(node)!r} in {text!r} cannot stand in a selection; "
-        "it takes roles, layers[...], name('...'), |, &, - and brackets"
-    )
-
-
-def _path(node: ast.expr, text: str) -> str:
-    """Give a dotted role, checked word by word."""
-    words: list[str] = []
-    while isinstance(node, ast.Attribute):
-        words.insert(0, node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        raise ValueError(
-            f"{ast.unparse(node)!r} in {text!r} cannot stand before a dot; "
-            "join with & instead, such as 'layers[-2:] & norm'"
-        )
-    words.insert(0, node.id)
-    first = words[1] if words[0] in SIDES and len(words) > 1 else words[0]
-    _require_word(words[0], WORDS, text)
-    _require_word(first, WORDS, text)
-    rest = words[words.index(first) + 1 :]
-    if rest and first != "adapter":
-        _require_word(rest[0], PARTS.get(first, ()), text, before=first)
-    return ".".join(words)
-
-
-def _require_word(word: str, known: tuple[str, ...], text: str, before: str = "") -> None:
-    if word in known:
-        return
-    shown = f"{before}.{word}" if before else word
-    if not known:
-        raise ValueError(f"{shown!r} in {text!r}: {before} has no parts")
-    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    meant = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}"
-    raise ValueError(f"unknown role {shown!r} in {text!r}; {meant}")
-
-
-def _index(node: ast.expr, text: str) -> int | slice:
-    if isinstance(node, ast.Slice):
-        bounds = [None if part is None else _integer(part, text) for part in (node.lower, node.upper, node.step)]
-        if bounds[2] == 0:
-            raise ValueError(f"a step of 0 in {text!r} selects no layer; leave the step out")
-        return slice(*bounds)
-    return _integer(node, text)
-
-
-def _integer(node: ast.expr, text: str) -> int:
-    try:
-        value = ast.literal_eval(node)
-    except ValueError:
-        value = None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(
-            f"{ast.unparse(node)!r} in {text!r} is not a layer number; write layers[0], layers[-2:] or layers[:6:2]"
-        )
-    return value
-
-
-def _resolve(selection: Selection, text: str, roles: RoleTable, where: str) -> frozenset[str]:
+def _resolve(selection: Selection, text: str, roles: RoleTable, where: str, chooser: Chooser | None) -> Selected:
     match selection:
         case Joined(left, operator, right):
-            return _join(_resolve(left, text, roles, where), operator, _resolve(right, text, roles, where), text, where)
+            first, second = (_resolve(part, text, roles, where, chooser) for part in (left, right))
+            if chooser is REHEARSAL and operator == "-" and next(choices_in(right), None):
+                return first  # of which the choice may leave anything
+            certain = not any(choices_in(selection))
+            return _join(first, operator, second, text, where, certain)
+        case Choice():
+            return _choose(selection, text, roles, where, chooser)
         case Role(path):
             names = _members(path, roles)
         case Layers(path, index):
@@ -212,8 +118,44 @@ def _resolve(selection: Selection, text: str, roles: RoleTable, where: str) -> f
         case Named(pattern):
             names = frozenset(name for name in roles.shapes if fnmatchcase(name, pattern))
     if not names:
-        raise InputError(where, f"{_show(selection)!r} matches nothing in this model", f"there are: {sizes(roles)}")
-    return names
+        raise InputError(where, f"{show(selection)!r} matches nothing in this model", f"there are: {sizes(roles)}")
+    return Selected(names)
+
+
+def _choose(choice: Choice, text: str, roles: RoleTable, where: str, chooser: Chooser | None) -> Selected:
+    of = _resolve(choice.of, text, roles, where, chooser).names
+    units = _units(choice, of, roles)
+    available = sum(prod(roles.shapes[name]) for unit in units for name in unit)
+    available = available if choice.by == "element" else len(units)
+    if available < (choice.amount if isinstance(choice.amount, int) else 1):
+        kind = "matrices" if choice.score in MATRIX_SCORES and choice.by == "tensor" else f"{choice.by}s"
+        what = f"{show(choice)!r} finds {available:,} {kind} to choose from"
+        raise InputError(where, what, f"ask for less, or choose of more; there are: {sizes(roles)}")
+    if choice.how == "lowest_layers":
+        return Selected(frozenset().union(*units[: nearest([1] * len(units), choice.amount)]))
+    if chooser is None:
+        raise InputError(where, f"{show(choice)!r} is a choice, and none is made here", "name roles instead")
+    return chooser.choose(choice, units, roles.shapes)
+
+
+def _units(choice: Choice, of: frozenset[str], roles: RoleTable) -> list[frozenset[str]]:
+    """Give the layers, bottom first, or the tensors, in the model's order, that a choice is made among."""
+    if choice.score in MATRIX_SCORES:
+        of = frozenset(name for name in of if len(roles.shapes[name]) > 1)
+    if choice.by == "layer":
+        return [layer & of for layer in roles.stacks.get("layers", ()) if layer & of]
+    return [frozenset({name}) for name in roles.shapes if name in of]
+
+
+def nearest(sizes: Sequence[int], amount: float | int) -> int:
+    """Give how many of these, from the first on, come nearest to a share of their sum; at least one.
+
+    Of two equally near numbers the larger counts: 25% of six layers are two. A whole number is given back as it is.
+    """
+    if isinstance(amount, int):
+        return amount
+    sums = list(accumulate(sizes))
+    return 1 + min(range(len(sums)), key=lambda last: (abs(sums[last] - amount * sums[-1]), -last))
 
 
 def _members(path: str, roles: RoleTable) -> frozenset[str]:
@@ -234,27 +176,14 @@ def _layers(path: str, index: int | slice, roles: RoleTable) -> frozenset[str]:
     return layers[index] if -len(layers) <= index < len(layers) else frozenset()
 
 
-def _join(left: frozenset[str], operator: str, right: frozenset[str], text: str, where: str) -> frozenset[str]:
-    names = {"|": left | right, "&": left & right, "-": left - right}[operator]
-    if not names:
-        raise InputError(where, f"{text!r} matches nothing: its parts cancel out", "change or drop one of them")
-    if operator == "-" and names == left:
+def _join(left: Selected, operator: str, right: Selected, text: str, where: str, certain: bool) -> Selected:
+    """Join two selections; what changes nothing is a mistake where that is `certain`, and not a matter of chance."""
+    joined = {"|": left.__or__, "&": left.__and__, "-": left.__sub__}[operator](right)
+    if not joined:
+        remedy = "change or drop one of them" if certain else "choose within one of them: top(rgn, 25%, of=attention)"
+        raise InputError(where, f"{text!r} matches nothing: its parts cancel out", remedy)
+    if certain and operator == "-" and not left & right:
         raise InputError(where, f"a part after '-' in {text!r} takes nothing away", "drop it")
-    if operator == "|" and (right <= left or left <= right):
+    if certain and operator == "|" and not (right - left and left - right):
         raise InputError(where, f"a part of {text!r} adds nothing: the other holds it already", "drop it")
-    return names
-
-
-def _show(selection: Selection) -> str:
-    match selection:
-        case Role(path):
-            return path
-        case Layers(path, slice() as index):
-            bounds = ":".join("" if part is None else str(part) for part in (index.start, index.stop, index.step))
-            return f"{path}[{bounds.removesuffix(':')}]" if index.step is None else f"{path}[{bounds}]"
-        case Layers(path, index):
-            return f"{path}[{index}]"
-        case Named(pattern):
-            return f'name("{pattern}")'
-        case Joined(left, operator, right):
-            return f"({_show(left)} {operator} {_show(right)})"
+    return joined

@@ -1,23 +1,36 @@
 """One stage of a run: its tries, its verdict, its record."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from math import prod
 from typing import Any
 
 from alloytune import build
+from alloytune.attaching import attach_adapters, remove_adapters, weights_at_stake
 from alloytune.build import Session
+from alloytune.course import make_course
+from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.predict import score
+from alloytune.measures import Measures, measure_stage
 from alloytune.models.state import Snapshot
 from alloytune.models.weights import free_only, named_weights
-from alloytune.recipe.types import Stage
+from alloytune.pace import make_stage_loss, make_stage_optimizer
+from alloytune.rate_search import find_rates, settle
+from alloytune.recipe.read import resolved
+from alloytune.recipe.types import ByTurns, Stage
+from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder, StageFolder
+from alloytune.snapshots import combine_snapshots, kept_checkpoint, kept_stages, names_combined
 from alloytune.tasks.task import Scores
 from alloytune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alloytune.train.loop import Step
-from alloytune.train.moving import Moving, make_optimizer, optimizer_state, put_optimizer_state
+from alloytune.train.memory import OptimizerState, optimizer_state, put_optimizer_state
+from alloytune.train.moving import Moving
+from alloytune.train.regularize import dropout_at
 from alloytune.train.stage import Progress, StageRun, run_stage
+from alloytune.train.turns import Course, Turn, Turns
+from alloytune.verdict import judge
 from alloytune.watch import Watcher
 
 PROGRESS_KEPT = 2  # checkpoints from within a stage: the newest, and the one before should that be damaged
@@ -36,6 +49,7 @@ class StageOfRun:
         self.folder: StageFolder = folder.stage(number, self.stage.name)
         self.watcher = watcher
         self.stop_requested = stop_requested
+        self.combined = frozenset[str]()  # the weights that `combine` is about
 
     def carry_out(self, before: Scores) -> Scores:
         """Train the stage until it is kept or given up; give the scores of the model that remains."""
@@ -43,12 +57,13 @@ class StageOfRun:
         checkpoint = self._newest_progress()
         first = checkpoint.state["attempt"] if checkpoint else 0
         for attempt in range(first, num_retries + 1):
-            moving, snapshot = self._prepare(factor**attempt)
-            progress = self._train(attempt, moving, checkpoint)
-            result = self._result(attempt, moving, progress, before)
-            if result["decision"] == "kept":
-                weights = self.session.state.touched_weights()
-                save_checkpoint(self.folder.checkpoint, Checkpoint({"weights": weights}, {}))
+            moving, course, snapshot = self._prepare(factor**attempt)
+            progress, memory = self._train(attempt, moving, course, checkpoint) if moving.groups else (Progress(), {})
+            scores, shares = self._combine(progress)
+            result = self._result(attempt, moving, progress, before, scores) | shares
+            if result["decision"] == Decision.KEPT:
+                tensors = {"weights": self.session.state.touched_weights(), **memory}
+                save_checkpoint(self.folder.checkpoint, Checkpoint(tensors, {"optimizer": asdict(moving.optimizer)}))
                 self._close(result)
                 return Scores(**result["scores"])
             self.session.state.restore(snapshot)
@@ -58,56 +73,129 @@ class StageOfRun:
         self._pass_over(result)
         return before
 
-    def _prepare(self, factor: float) -> tuple[Moving, Snapshot]:
-        """Merge and attach, and free what moves; give that, and the way back to before."""
+    def _prepare(self, factor: float) -> tuple[Moving, Course, Snapshot]:
+        """Merge, drop and attach, and free what moves; give that, when it does, and the way back to before."""
         state = self.session.state
-        by_merging = state.snapshot(state.merge_targets() if self.stage.merge else frozenset())
+        self.session.machine.reset_peak()
+        by_adapters = state.snapshot(weights_at_stake(self.session, self.number))
         old = frozenset(named_weights(state.model))
-        moving = begin_stage(self.session, self.number).slower(factor)
-        by_training = state.snapshot((moving.names & old) - frozenset(by_merging.weights))
-        snapshot = Snapshot(by_merging.attachment, by_merging.touched, {**by_training.weights, **by_merging.weights})
-        return moving, snapshot
+        moving, course = begin_stage(self.session, self.number, self.folder)
+        if self.stage.combine is not None:
+            measures = measures_of(self.session, self.number, self.folder)
+            self.combined = names_combined(self.session, self.number, measures)
+        changed = moving.names | self.combined
+        by_training = state.snapshot((changed & old) - frozenset(by_adapters.weights))
+        snapshot = replace(by_adapters, weights={**by_training.weights, **by_adapters.weights})
+        if any(group.start is not None for group in moving.groups):
+            moving = self._find_rates(moving, course)
+        return moving.slower(factor), course, snapshot
 
-    def _train(self, attempt: int, moving: Moving, checkpoint: Checkpoint | None) -> Progress:
-        """Train once, or go on from a checkpoint, and leave the kept weights in the model."""
+    def _find_rates(self, moving: Moving, course: Course) -> Moving:
+        """Search the rates that are left to `auto`, and write them where a resume reads them.
+
+        Where weights take turns, those of the first turn are searched with.
+        """
+        self.watcher.on_rate_search(self.number, self.stage)
+        session, state = self.session, self.session.state
+        selected = course.turn(0).selected if isinstance(self.stage.train, ByTurns) else moving.selected
+        found = find_rates(session, self.number, moving, selected)
+        measures = measures_of(session, self.number, self.folder)
+        recipe = settle(session.recipe, self.number, found, state.roles(), measures)
+        self.folder.write("rates", {side: one.to_json() for side, one in found.items()})
+        self.run_folder.write("resolved.json", resolved(recipe))
+        session.recipe = recipe
+        self.stage = recipe.stages[self.number]
+        return build.build_moving(session, self.number, measures)
+
+    def _train(
+        self, attempt: int, moving: Moving, course: Course, checkpoint: Checkpoint | None
+    ) -> tuple[Progress, dict[str, OptimizerState]]:
+        """Train once, or go on from a checkpoint, and leave the kept weights in the model.
+
+        Also give the optimizer's memory, as `optimizer`, where a later stage may keep it.
+        """
         session, state = self.session, self.session.state
         weights = named_weights(state.model)
-        run = StageRun(state.model, make_optimizer(moving, weights), moving.names)
+        updates = build.build_updates(session, self.number, attempt)
+        plan = build.build_plan(session, self.number, attempt, updates)  # while all is free that may move
+        optimizer = make_stage_optimizer(session, self.number, moving)
+        record = _StageRecord(self.folder, attempt, self.watcher)
+        forgets = isinstance(self.stage.train, ByTurns) and self.stage.train.rotate.state == "reset"
+        turns = Turns(course, moving.names, state.model, optimizer, forgets=forgets, on_turn=record.on_turn)
+        run = StageRun(state.model, optimizer, turns)
+        summed_loss = make_stage_loss(session, self.number, moving)
         progress = Progress()
+        if checkpoint is None and self.stage.state == "keep":
+            put_optimizer_state(run.optimizer, weights, self._memory_before(moving))
         if checkpoint is not None:
             state.put(checkpoint.tensors["weights"])
             put_optimizer_state(run.optimizer, weights, checkpoint.tensors["optimizer"])
             run.best = dict(checkpoint.tensors.get("best", {}))
+            run.average = dict(checkpoint.tensors.get("average", {}))
+            run.turns.put(checkpoint.tensors.get("turn", {}), checkpoint.state["turn"])
             progress = Progress.from_json(checkpoint.state["progress"])
         self.folder.forget_after(attempt, progress.update)
-        updates = build.build_updates(session, self.number, attempt)
-        plan = build.build_plan(session.recipe, self.number, attempt, updates.per_epoch)
         self.watcher.on_stage(self.number, self.stage, moving, plan, progress)
-        session.machine.reset_peak()
-        return run_stage(
-            run,
-            updates,
-            session.task.summed_loss,
-            session.machine,
-            plan,
-            evaluate=partial(validate, session),
-            save=partial(self._save_progress, run, attempt),
-            watcher=_StageRecord(self.folder, attempt, self.watcher),
-            stop_requested=self.stop_requested,
-            progress=progress,
-        )
+        with dropout_at(state.model, self.stage.dropout):
+            progress = run_stage(
+                run,
+                updates,
+                summed_loss,
+                session.machine,
+                plan,
+                evaluate=partial(validate, session),
+                save=partial(self._save_progress, run, attempt),
+                watcher=record,
+                stop_requested=self.stop_requested,
+                progress=progress,
+            )
+        averaged = run.average.keys() & self.combined
+        state.put({name: run.average[name] for name in averaged})
+        kept = any(later.state == "keep" for later in session.recipe.stages[self.number + 1 :])
+        return progress, {"optimizer": optimizer_state(run.optimizer, weights)} if kept else {}
 
-    def _result(self, attempt: int, moving: Moving, progress: Progress, before: Scores) -> dict[str, Any]:
-        scores = progress.best if self.stage.keep == "best" else progress.last
-        assert scores is not None
-        kept, reason = _verdict(self.stage, self.session.recipe.metric, before, scores)
+    def _memory_before(self, moving: Moving) -> OptimizerState:
+        """Give what the last kept stage's optimizer remembers of weights that move in this one as well.
+
+        It is read from that stage's checkpoint, in a run left alone as in a resumed one. Nothing comes from a stage
+        with another optimizer, which stands before one that was not kept, and nothing for an adapter attached since.
+        """
+        kept = kept_stages(self.run_folder, self.session)
+        checkpoint = kept_checkpoint(kept[max(kept)]) if kept else None
+        if checkpoint is None or checkpoint.state["optimizer"] != asdict(moving.optimizer):
+            return {}
+        names = moving.names - (self.session.state.adapter_names if self.stage.attach else frozenset())
+        memory = checkpoint.tensors.get("optimizer", {})  # a stage that only combined has none
+        return {key: value for key, value in memory.items() if key.split("|")[0] in names}
+
+    def _combine(self, progress: Progress) -> tuple[Scores, dict[str, Any]]:
+        """Carry out the stage's `combine`; give the scores of the model, and for the record what was combined."""
+        if self.stage.combine is None:
+            scores = progress.best if self.stage.keep == "best" else progress.last
+            assert scores is not None
+            return scores, {}
+        self.watcher.on_combine(self.number, self.stage)
+        mixture = combine_snapshots(self.run_folder, self.session, self.number, self.combined, self._validate)
+        return self._validate(), {} if mixture is None else {"combined": mixture.shares}
+
+    def _validate(self) -> Scores:
+        """Score the model, unless a stop is asked for: what is not finished is combined anew after a resume."""
+        if self.stop_requested():
+            raise Interrupted("stopped; everything up to the last checkpoint is saved")
+        return validate(self.session)
+
+    def _result(
+        self, attempt: int, moving: Moving, progress: Progress, before: Scores, scores: Scores
+    ) -> dict[str, Any]:
+        kept, reason = judge(self.run_folder, self.session, self.number, before, scores)
         shapes = self.session.state.roles().shapes
         return {
             "name": self.stage.name,
-            "decision": "kept" if kept else "rolled back",
+            "decision": Decision.KEPT if kept else Decision.ROLLED_BACK,
             "reason": reason,
             "tries": attempt + 1,
-            "trained_parameters": sum(prod(shapes[name]) for name in moving.names),
+            "trained_parameters": moving.num_moving(shapes),
+            "moved_on_average": round(progress.num_moved / max(progress.update, 1)),
             "parameters": sum(map(prod, shapes.values())),
             "rates": moving.rates,
             "updates": progress.update,
@@ -134,7 +222,7 @@ class StageOfRun:
         last = {"skip": self.number + 2, "stop": len(stages)}.get(str(self.stage.otherwise), 0)
         reason = f"stage {self.stage.name} was not accepted (otherwise: {self.stage.otherwise})"
         left_out = {
-            number: {"name": stages[number].name, "decision": "not run", "reason": reason}
+            number: {"name": stages[number].name, "decision": Decision.NOT_RUN, "reason": reason}
             for number in range(self.number + 1, min(last, len(stages)))
         }
         for number, its_result in left_out.items():
@@ -144,13 +232,14 @@ class StageOfRun:
             self.watcher.on_stage_end(number, its_result)
 
     def _save_progress(self, run: StageRun, attempt: int, progress: Progress) -> None:
+        of_turn, turn = run.turns.state()
         tensors = {
             "weights": self.session.state.touched_weights(),
             "optimizer": optimizer_state(run.optimizer, named_weights(run.model)),
         }
-        if run.best:
-            tensors["best"] = run.best
-        state = {"attempt": attempt, "progress": progress.to_json()}
+        others = {"best": run.best, "average": run.average, "turn": of_turn}
+        tensors |= {name: kept for name, kept in others.items() if kept}
+        state = {"attempt": attempt, "progress": progress.to_json(), "turn": turn}
         save_checkpoint(self.folder.progress_folder(attempt, progress.update), Checkpoint(tensors, state))
         self.folder.tidy(PROGRESS_KEPT)
 
@@ -174,6 +263,11 @@ class _StageRecord:
         self._folder.append("steps", {"attempt": self._attempt, **asdict(step), "seconds": round(progress.seconds, 4)})
         self._watcher.on_step(step, progress)
 
+    def on_turn(self, turn: Turn, update: int, counts: Mapping[str, int]) -> None:
+        """Note what moves from an update on: the number of elements by weight."""
+        row = {"attempt": self._attempt, "turn": turn.number, "update": update}
+        self._folder.append("turns", {**row, "moves": counts, **turn.notes})
+
     def on_scores(self, scores: Scores, progress: Progress) -> None:
         """Note an evaluation."""
         row = {"attempt": self._attempt, "update": progress.update, "best_update": progress.best_update}
@@ -181,40 +275,38 @@ class _StageRecord:
         self._watcher.on_scores(scores, progress)
 
 
-def begin_stage(session: Session, number: int) -> Moving:
-    """Merge, attach and free what a stage moves; give it."""
-    change_adapters(session, number)
-    moving = build.build_moving(session, number)
-    session.state.touched |= moving.names
+def begin_stage(session: Session, number: int, folder: StageFolder | None = None) -> tuple[Moving, Course]:
+    """Merge, drop, measure, attach and free what a stage may move; give it, and what of it moves when.
+
+    What was measured is kept in `folder`.
+    """
+    remove_adapters(session, number)
+    measures = measures_of(session, number, folder)
+    displaced = attach_adapters(session, number, measures)
+    moving = build.build_moving(session, number, measures)
+    session.state.touched |= moving.names | displaced
     free_only(session.state.model, moving.names)
-    return moving
+    return moving, make_course(session, number, moving, measures)
 
 
-def change_adapters(session: Session, number: int) -> None:
-    """Carry out a stage's `merge` and `attach`."""
-    if session.recipe.stages[number].merge and session.state.attachment is not None:
-        session.state.merge()  # none is there when the stage that attached it was rolled back
-    attach(session, number)
+def measures_of(session: Session, number: int, folder: StageFolder | None) -> Measures:
+    """Give what was measured when a stage began, or measure it now: a resume and a retry see the same.
 
-
-def attach(session: Session, number: int) -> None:
-    """Attach the adapter that a stage adds, if any."""
-    attachment = build.build_attachment(session, number)
-    if attachment is not None:
-        session.state.attach(attachment, f"stages[{number}].attach")
+    Raises InputError when it is damaged: the model may have moved since.
+    """
+    if folder and folder.measures.exists():
+        if known := Measures.load(folder.measures):
+            return known
+        raise InputError(
+            str(folder.measures), "the stage's scores are damaged", f"delete {folder.path}, then resume: it trains anew"
+        )
+    measures = measure_stage(session, number)
+    if folder and measures.tensors:
+        measures.save(folder.measures)
+    return measures
 
 
 def validate(session: Session) -> Scores:
     """Score the model as it is on the validation split."""
     examples = session.examples["validation"]
     return score(session.state.model, session.task, examples, session.tokenizer, session.machine)
-
-
-def _verdict(stage: Stage, metric: str, before: Scores, after: Scores) -> tuple[bool, str]:
-    """Decide whether a stage is kept, and say why."""
-    if stage.accept is None:
-        return True, "always kept"
-    metric = stage.accept.metric or metric
-    gain = after.values[metric] - before.values[metric]
-    kept = gain >= stage.accept.gain
-    return kept, f"needed {metric} {stage.accept.gain:+g} or more, got {gain:+.4f}"

@@ -19,7 +19,9 @@ from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict
 from alloytune.machine import Machine, find_machine
 from alloytune.models.load import load_model, load_tokenizer, token_limit
+from alloytune.models.reload import put_adapters
 from alloytune.record.atomic import new_folder
+from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
 from alloytune.tasks.classification import Classification
 
@@ -42,7 +44,7 @@ class Tuned:
 
         Where no stage was kept they are those of the model before the first.
         """
-        kept = [stage["scores"] for stage in self.results["stages"] if stage["decision"] == "kept"]
+        kept = [stage["scores"] for stage in self.results["stages"] if stage["decision"] == Decision.KEPT]
         scores = self.results["test"] or [self.results["start"], *kept][-1]
         return dict(scores["values"])
 
@@ -168,9 +170,5 @@ def load_tuned(path: str | Path) -> Tuned:
     limit = token_limit(model, tokenizer, results["max_length"])
     machine = find_machine()
     if not whole:
-        from peft import PeftModel
-
-        import alloytune.models.bottleneck  # noqa: F401 - makes the method known to PEFT
-
-        model = PeftModel.from_pretrained(model, str(folder.adapter))
+        model = put_adapters(model, folder.adapter, results["adapters"])
     return Tuned(folder, results, model.to(machine.device), tokenizer, task, machine.exact(), limit)

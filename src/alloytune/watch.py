@@ -29,6 +29,12 @@ class Watcher:
     def on_stage(self, number: int, stage: "Stage", moving: "Moving", plan: "StagePlan", progress: "Progress") -> None:
         """A stage begins, or goes on from `progress`."""
 
+    def on_rate_search(self, number: int, stage: "Stage") -> None:
+        """A stage has begun whose rates are to be found first."""
+
+    def on_combine(self, number: int, stage: "Stage") -> None:
+        """A stage has trained, if it trains, and combines its weights with earlier ones."""
+
     def on_step(self, step: "Step", progress: "Progress") -> None:
         """An update is done."""
 

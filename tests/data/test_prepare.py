@@ -11,7 +11,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from example_tables import SPLITS, all_rows, prepared, sentence, table, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from alloytune.data.prepare import Dataset, prepare
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError
+from data.example_tables import SPLITS, all_rows, prepared, sentence, table, write
 
 DIRT = ["", "  ", "\u200b", "caf\u00c3\u00a9 au lait", "fish &amp; chips", "a\r\nb", "Same", "same ", "RT @you: same"]
 dirty_text = st.none() | st.sampled_from(DIRT) | st.integers(0, 30).map(sentence)
@@ -259,3 +259,10 @@ def test_reasons_are_counted() -> None:
     assert audit.dropped_by_reason() == {"conflicting labels": 5, "duplicate": 1}
     assert {row.detail for row in audit.dropped} == {"labelled a, b", "of table:46"}
     assert Counter(row.row for row in audit.dropped).most_common(1)[0][1] == 1
+
+
+def test_a_split_that_overrules_its_share_is_said() -> None:
+    many = prepared(table({str(number): 4 for number in range(100)})).audit
+    assert many.kept["test"] == 100
+    assert any(warning.startswith("test has 100 of 400 rows, 25% and not 10%") for warning in many.warnings)
+    assert not [warning for warning in prepared(table({"a": 200, "b": 200})).audit.warnings if "and not" in warning]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from example_tables import prepared, sentence, table, write
 
 from alloytune.data.prepare import prepare
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError
+from data.example_tables import prepared, sentence, table, write
 
 GOOD = table({"a": 20, "b": 20})
 

@@ -43,7 +43,7 @@ def test_scores_by_hand() -> None:
     assert values["macro_f1"] == pytest.approx(2 / 3)
     right, wrong = np.log1p(np.exp(-2)), np.log1p(np.exp(2))
     assert values["loss"] == pytest.approx((2 * right + wrong) / 3)
-    assert details["confusion"] == [[1, 1], [0, 1]]
+    assert details["confusion"] == {"no": {"no": 1, "yes": 1}, "yes": {"yes": 1}}
     assert details["per_class"][1] == {
         "label": "yes",
         "precision": 0.5,

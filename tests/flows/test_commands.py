@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 import tiny
-from alloytune.cli.main import main
+from alloytune.cli.main import console, main
 from alloytune.cli.progress import Terminal
+from alloytune.recipe.shipped import shipped_names, shipped_summary
 from alloytune.record.folder import RunFolder
 
 
@@ -55,7 +56,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def run(*words: str | Path) -> Answer:
         monkeypatch.setattr(sys, "argv", ["alloytune", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr(console, "width", 160)
         code = 0
         try:
             main()
@@ -144,14 +145,39 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
 def test_check_trains_nothing(command: Command, place: Path) -> None:
     checked = command("check", "recipe.yaml")
     assert checked.code == 0, checked.err
-    for words in ("rows read", "layers[-1:] | head", "lora", "minutes", "about"):
+    for words in ("rows read", "layers[-1:] | head", "lora", "minutes", "FLOPs", "of full", "about"):
         assert words in checked.out
     assert {path.name for path in place.iterdir()} == {"table.csv", "recipe.yaml"}
 
 
+def test_roles_of_a_model(command: Command, bert: Path, gpt2: Path) -> None:
+    shown = command("roles", gpt2, "layers[-1:] & attention")
+    assert shown.code == 0, shown.err
+    for words in (
+        "c_attn",
+        "16 x 48  768",
+        "attention.key, attention.query, attention.value",
+        "one weight for",
+        "1,088",
+    ):
+        assert words in shown.out
+    assert "wte" not in shown.out
+    listed = json.loads(command("roles", bert, "lowest_layers(1) & mlp", "--json").out)
+    assert listed["selected"] == 16 * 32 + 32 + 32 * 16 + 16
+    assert listed["count"] == sum(parameter["count"] for parameter in listed["parameters"])
+    assert [p["roles"] for p in listed["parameters"] if p["name"].endswith("0.output.dense.bias")] == [
+        ["bias", "mlp.down"]
+    ]
+    refused = command("roles", bert, "layers[7]")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "'layers[7]' matches nothing" in refused.err
+
+
 def test_recipes_lists_and_prints(command: Command) -> None:
     listed = command("recipes")
-    assert all(name in listed.out for name in ("full", "head", "last-layers", "lora", "bottleneck", "hybrid"))
+    rows = listed.out.strip().splitlines()
+    assert [row.split()[0] for row in rows[-len(shipped_names()) :]] == list(shipped_names())
+    assert all(len(shipped_summary(name)) <= 100 for name in shipped_names())  # one line each
     assert "stages:" in command("recipes", "hybrid").out
 
 

@@ -136,6 +136,19 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(bert: Path, tmp_path: P
     assert not (tmp_path / "run/stages/01-full/checkpoint").exists()
 
 
+def test_outputs_that_are_no_numbers_stop_the_run(bert: Path, tmp_path: Path) -> None:
+    lora = {"attach": {"lora": {"rank": 2, "alpha": 1e38}}, "until": {"updates": 2}, "warmup": 0}
+    with pytest.raises(alloytune.NotFiniteError, match="lower rate"):
+        alloytune.tune(
+            TABLE,
+            str(bert),
+            {"batch": 8, "stages": [stage("lora", "adapter", **lora, clip=1e-30)]},
+            output=tmp_path / "run",
+            split=SPLIT,
+        )
+    assert not (tmp_path / "run/stages/01-lora/result.json").exists()
+
+
 def test_a_full_disk_stops_with_one_line_and_the_run_goes_on_later(bert: Path, tmp_path: Path) -> None:
     TABLE.write_csv(tmp_path / "table.csv")
     words = f"{sys.executable} -m alloytune.cli.main"

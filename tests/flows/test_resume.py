@@ -30,7 +30,7 @@ stages:
     until: {{epochs: 3}}
     evaluate: 5 updates
   - name: partial
-    train: layers[-1:] | head
+    train: random(50%, by=element, of=layers[-1:]) | random(50%, of=layers[0]) | head
     rate: 1e-3
     until: {{epochs: 1}}
     accept: {{gain: 0.9}}
@@ -41,12 +41,14 @@ stages:
     rate: 3e-3
     until: {{epochs: 2, patience: 2}}
   - name: more
-    train: adapter | layers[0]
-    rates: {{adapter: 2e-3, "layers[0]": 5e-4}}
+    train: adapter | top(fisher, 20%, by=element, of=attention) | top(rgn, 50%, of=mlp)
+    rate: {{scale: gradient, largest: 5e-4}}
+    rates: {{adapter: 2e-3}}
+    score: {{batches: 3}}
     until: {{epochs: 1}}
   - name: merged
     merge: true
-    attach: {{lora: {{rank: 2}}}}
+    attach: {{lora: {{rank: 2, on: "top(lowrank_misfit, 50%, of=attention)"}}}}
     train: all | adapter
     rate: 5e-4
     schedule: cosine

@@ -20,6 +20,7 @@ from transformers import (
 import tiny
 from alloytune.errors import InputError
 from alloytune.models.load import load_model, load_tokenizer, token_limit
+from alloytune.models.source import fingerprint
 from alloytune.tasks.classification import Classification
 from architectures import ARCHITECTURES
 
@@ -197,3 +198,18 @@ def test_a_weight_file_cut_short(bert: Path, tmp_path: Path) -> None:
     (source / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="cannot be loaded"):
         load(source)
+
+
+def test_the_fingerprint_of_a_hub_model_is_its_commit(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = {"a" * 40, "b" * 40}
+    for commit in commits:
+        shutil.copytree(bert, tmp_path / "models--org--name/snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--org--name/refs").mkdir()
+    for commit in commits:
+        (tmp_path / "models--org--name/refs/main").write_text(commit)
+        assert fingerprint("org/name") == commit
+    assert fingerprint("org/other") is None
+    assert fingerprint(str(bert)) == fingerprint(str(tmp_path / "models--org--name/snapshots" / commit))

@@ -13,10 +13,11 @@ from transformers import AutoModelForSequenceClassification
 
 import tiny
 from alloytune.errors import SaveError, VerificationError
-from alloytune.models.adapters import AdapterSettings, BottleneckSettings, LoraSettings
+from alloytune.models.adapters import Attachment
 from alloytune.models.load import load_model, load_tokenizer
+from alloytune.models.methods import BottleneckSettings, LoraSettings, Method
 from alloytune.models.save import Places, save_tuned, verify_saved
-from alloytune.models.state import Attachment, ModelState
+from alloytune.models.state import ModelState
 from alloytune.models.weights import named_weights
 from alloytune.selection import resolve
 from alloytune.tasks.task import Batch
@@ -32,18 +33,19 @@ class Saved:
     """A model whose chosen weights were moved at random, saved, with its outputs."""
 
     def __init__(
-        self, folder: Path, source: Path, settings: AdapterSettings | None, moved: str, on: str = "attention | mlp"
+        self, folder: Path, source: Path, settings: Method | None, moved: str, on: str = "attention | mlp"
     ) -> None:
         self.tokenizer = load_tokenizer(str(source))
         model, fresh = load_model(TASK.auto_class, str(source), self.tokenizer, 0, **TASK.config)
         self.state, self.source = ModelState(model.eval(), fresh), str(source)
         if settings:
             names = resolve(on, self.state.roles(), "on")
-            self.state.attach(Attachment(settings, names, 1), "attach")
+            self.state.attach(Attachment("own", settings, names, 1), "attach")
         self.move(moved)
         self.expected = self.outputs(model)
         self.places = Places(self.source, folder / "model", folder / "adapter", folder / "base")
-        self.written = save_tuned(self.state, self.tokenizer, self.places, "a card\n")
+        self.attachments = self.state.attachments
+        self.written = save_tuned(self.state, self.tokenizer, self.places, lambda library: f"for {library}\n")
 
     def move(self, selection: str) -> None:
         names = resolve(selection, self.state.roles(), "train")
@@ -65,7 +67,8 @@ class Saved:
     def verify(self) -> dict[str, float]:
         folders = {name: folder for name in self.written if (folder := getattr(self.places, name)).exists()}
         inputs = {key: value.tolist() for key, value in self.batch.inputs.items()}
-        return verify_saved(folders, self.source, inputs, self.expected, TASK.config)
+        names = [attachment.name for attachment in self.attachments]
+        return verify_saved(folders, names, self.source, inputs, self.expected, TASK.config)
 
 
 def test_a_whole_model(tmp_path: Path, bert: Path) -> None:
@@ -73,7 +76,7 @@ def test_a_whole_model(tmp_path: Path, bert: Path) -> None:
     assert saved.written == {"model": True, "adapter": False, "base": False}
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     assert np.array_equal(saved.outputs(again), saved.expected)
-    assert (tmp_path / "model/README.md").read_text() == "a card\n"
+    assert (tmp_path / "model/README.md").read_text() == "for transformers\n"
     for file in ("config.json", "tokenizer_config.json"):
         assert str(bert) not in (tmp_path / "model" / file).read_text()
 
@@ -92,7 +95,7 @@ def test_an_adapter_on_the_pretrained_model(tmp_path: Path, bert: Path) -> None:
 
 @pytest.mark.parametrize("settings", [LORA, BOTTLENECK], ids=["lora", "bottleneck"])
 def test_an_adapter_and_its_base_move_together(
-    tmp_path: Path, bert: Path, settings: AdapterSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bert: Path, settings: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = Saved(tmp_path / "run", bert, settings, "all | adapter")
     assert saved.written == {"model": settings.mergeable, "adapter": True, "base": True}
@@ -107,7 +110,7 @@ def test_an_adapter_and_its_base_move_together(
 def test_the_card_of_an_adapter_says_how_to_load_it(tmp_path: Path, gpt2: Path) -> None:
     saved = Saved(tmp_path, gpt2, LORA, "adapter | head")
     card = (tmp_path / "adapter/README.md").read_text()
-    assert card.startswith("a card\n")
+    assert card.startswith("for peft\n")
     code = card.partition("```python\n")[2].partition("```")[0].replace("./adapter", str(tmp_path / "adapter"))
     names: dict[str, Any] = {}
     exec(code, names)
@@ -115,9 +118,9 @@ def test_the_card_of_an_adapter_says_how_to_load_it(tmp_path: Path, gpt2: Path) 
 
 
 def test_a_hub_model_is_named_by_its_id(tmp_path: Path, state: ModelState, bert: Path) -> None:
-    state.attach(Attachment(LORA, resolve("attention", state.roles(), "on"), 1), "attach")
+    state.attach(Attachment("own", LORA, resolve("attention", state.roles(), "on"), 1), "attach")
     places = Places("google/bert", tmp_path / "model", tmp_path / "adapter", tmp_path / "base")
-    save_tuned(state, load_tokenizer(str(bert)), places, "")
+    save_tuned(state, load_tokenizer(str(bert)), places, lambda library: "")
     for file in ("adapter_config.json", "README.md", "tokenizer_config.json"):
         assert str(bert) not in (tmp_path / "adapter" / file).read_text()
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
@@ -170,10 +173,10 @@ def test_a_missing_file_is_noticed(tmp_path: Path, bert: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [None, LORA], ids=["whole", "adapter"])
-def test_a_full_disk_leaves_the_earlier_model(tmp_path: Path, bert: Path, settings: AdapterSettings | None) -> None:
+def test_a_full_disk_leaves_the_earlier_model(tmp_path: Path, bert: Path, settings: Method | None) -> None:
     saved = Saved(tmp_path, bert, settings, "adapter | head" if settings else "all")
     before = {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()}
     saved.state.touched |= saved.state.roles().members["all"]
     with full_disk(), pytest.raises(SaveError, match="make room"):
-        save_tuned(saved.state, saved.tokenizer, saved.places, "another card")
+        save_tuned(saved.state, saved.tokenizer, saved.places, lambda library: "another card")
     assert {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()} == before

@@ -7,9 +7,10 @@ import torch
 
 import tiny
 from alloytune.errors import InputError
-from alloytune.models.adapters import AdapterSettings, BottleneckSettings, LoraSettings
+from alloytune.models.adapters import Attachment
 from alloytune.models.load import load_tokenizer
-from alloytune.models.state import Attachment, ModelState
+from alloytune.models.methods import BottleneckSettings, LoraSettings, Method
+from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.selection import resolve
 from conftest import TASK
@@ -18,8 +19,8 @@ LORA = LoraSettings(rank=2, alpha=4, dropout=0.0)
 BOTTLENECK = BottleneckSettings(reduction=4, activation="relu", placement="sequential", dropout=0.0)
 
 
-def attach(state: ModelState, settings: AdapterSettings, on: str = "attention | mlp") -> None:
-    state.attach(Attachment(settings, resolve(on, state.roles(), "on"), 1), "attach")
+def attach(state: ModelState, settings: Method, on: str = "attention | mlp") -> None:
+    state.attach(Attachment("own", settings, resolve(on, state.roles(), "on"), 1), "attach")
 
 
 @torch.inference_mode()
@@ -38,9 +39,7 @@ def shake(state: ModelState, names: frozenset[str]) -> None:
 
 
 @pytest.mark.parametrize("settings", [LORA, BOTTLENECK], ids=["lora", "bottleneck"])
-def test_attaching_changes_no_output_and_taking_off_no_bit(
-    state: ModelState, bert: Path, settings: AdapterSettings
-) -> None:
+def test_attaching_changes_no_output_and_taking_off_no_bit(state: ModelState, bert: Path, settings: Method) -> None:
     before, weights = logits(state, bert), copy_weights(state.model, named_weights(state.model))
     attach(state, settings)
     assert torch.equal(logits(state, bert), before)
@@ -58,7 +57,7 @@ def test_merging_changes_outputs_by_rounding_only(state: ModelState, bert: Path)
     attach(state, LORA)
     shake(state, state.adapter_names)
     before = logits(state, bert)
-    targets = state.merge_targets()
+    targets = state.at_stake(["own"])
     state.merge()
     assert not state.adapter_names
     assert torch.allclose(logits(state, bert), before, atol=1e-5)
@@ -66,11 +65,11 @@ def test_merging_changes_outputs_by_rounding_only(state: ModelState, bert: Path)
 
 
 @pytest.mark.parametrize("settings", [LORA, BOTTLENECK], ids=["lora", "bottleneck"])
-def test_a_snapshot_brings_back_what_was_attached(state: ModelState, bert: Path, settings: AdapterSettings) -> None:
+def test_a_snapshot_brings_back_what_was_attached(state: ModelState, bert: Path, settings: Method) -> None:
     attach(state, settings)
     shake(state, state.adapter_names | state.head)
     before = logits(state, bert)
-    snapshot = state.snapshot(state.merge_targets() | state.head)
+    snapshot = state.snapshot(state.at_stake(["own"]) | state.head)
     if settings.mergeable:
         state.merge()
     else:

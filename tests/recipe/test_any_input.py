@@ -23,8 +23,21 @@ SOUND: dict[str, Any] = {
             "train": "adapter",
             "rates": {"adapter": 1e-3},
             "accept": {"gain": 0.1},
-            "otherwise": {"retry": {"factor": 0.5}},
+            "otherwise": {"retry": {"rate": "x0.5"}},
         },
+        {
+            "name": "both",
+            "attach": [{"name": "b", "ia3": {}, "stack": True}, {"oft": {"block": 4}, "stack": True}],
+            "train": "adapter.b | top(rgn, 25%, of=mlp)",
+            "rate": {"scale": "snr", "largest": 1e-3},
+            "score": {"batches": 4},
+            "optimizer": {"galore": {"rank": 4}},
+            "clip": {"norm": 1.0, "per": "group"},
+            "mixout": {"share": 0.5},
+            "until": {"epochs": 1, "patience": {"metric": "loss", "evaluations": 2}, "score": {"loss": 0.1}},
+        },
+        {"repeat": {"times": 2, "stages": [{"name": "fold", "merge": "oft", "train": "random(2, by=layer)"}]}},
+        {"name": "wise", "drop": "b", "combine": {"how": "reset", "with": ["full"], "of": "layers[:1]"}},
     ],
 }
 

@@ -34,7 +34,7 @@ def test_values_are_yaml() -> None:
 
 def test_mappings_on_the_way_are_made() -> None:
     assert stage("stages.full.accept.gain=0.5").accept.gain == 0.5  # type: ignore[union-attr]
-    assert stage("stages.full.until.patience=2").until.epochs == 3
+    assert stage("stages.full.until.minutes=2").until.epochs == stage().until.epochs
 
 
 @pytest.mark.parametrize("key", ["head", "attention.query", "layers[-2:]", "layers[0]"])
@@ -65,7 +65,8 @@ def test_defaults_replace_the_file_and_none_is_not_given() -> None:
         ),
         (
             "stages.0.rate=fast",
-            "--set stages.0.rate=fast: stages[0].rate: 'fast' is not a number above 0, such as 2e-4 or 'auto'",
+            "--set stages.0.rate=fast: stages[0].rate: 'fast' is not a number above 0, such as 2e-4 or 'auto' or "
+            "a mapping such as {scale: rgn}",
         ),
         (
             "stages.full.lr=1e-4",
@@ -87,7 +88,7 @@ def test_wrong_overrides(override: str, message: str) -> None:
 
 def test_mistakes_of_the_file_keep_their_line() -> None:
     name, train = problems_of("stages.partial.name=full", "stages.adapter.attach=null")
-    assert name.startswith("--set stages.partial.name=full: stages[1].name: 'full' is the name of stages[0]")
+    assert name.startswith("--set stages.partial.name=full: stages[1].name: 'full' is the name of an earlier stage")
     assert train.startswith("shipped/hybrid.yaml:17:12: stages[2].train: 'adapter' is named, but none is attached")
 
 

@@ -164,9 +164,9 @@ def test_recipe_in_code_gets_the_same_checks() -> None:
         recipe_from({"stages": ({**STAGE, "lr": 1}, {**STAGE, "until": {"patience": 1}})}, source="mine")
     assert [str(problem) for problem in caught.value.problems] == [
         "mine: stages[0].lr: unknown key 'lr'; did you mean 'rate'?",
-        "mine: stages[1].name: 'full' is the name of stages[0], too; every stage needs its own",
-        "mine: stages[1].until: patience alone may never end the stage; give epochs, updates or minutes beside it, "
-        "such as {epochs: 10, patience: 1}",
+        "mine: stages[1].name: 'full' is the name of an earlier stage, too; every stage needs its own",
+        "mine: stages[1].until: patience alone may never end the stage; give epochs, updates, minutes or flops "
+        "beside it, such as {epochs: 10, patience: 2}",
     ]
     stages = [Stage(name="a", train="adapter", rate=1e-4)]
     with pytest.raises(RecipeError, match="none is attached"):

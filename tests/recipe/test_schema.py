@@ -1,12 +1,17 @@
 """The schema and the reference page are those of the types."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from alloytune.recipe import shape
 from alloytune.recipe.nearest import REMARKS, SYNONYMS, unknown_key
+from alloytune.recipe.read import recipe_from
 from alloytune.recipe.schema import DOCS, documents
 from alloytune.recipe.shipped import shipped_names
 from alloytune.recipe.types import Recipe
+from alloytune.recipe.yaml_text import load
 
 
 @pytest.mark.parametrize("name", documents())
@@ -31,6 +36,22 @@ def test_every_key_and_choice_is_on_the_page() -> None:
         assert f"| `{word}` |" in page
 
 
+def test_examples_on_the_page_read() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", documents()["recipe-reference.md"], re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        assert recipe_from(load(example, "page")[0]).stages
+
+
+def test_the_examples_of_adapters_are_right() -> None:
+    page = documents()["recipe-reference.md"]
+    examples = [text.replace("\\|", "|") for text in re.findall(r"\| `(attach: .*?)` \|", page)]
+    assert len(examples) == 8
+    for text in examples:
+        value, _ = load(text, "page")
+        recipe_from({"stages": [{"name": "only", "train": "adapter", **value}]})
+
+
 def test_shape_follows_paths() -> None:
     assert shape.keys(()) == tuple(Recipe.model_fields)
     assert "rank" in shape.keys(("stages", 3, "attach", "lora"))
@@ -47,3 +68,9 @@ def test_synonyms_lead_to_keys() -> None:
     assert list(SYNONYMS) == sorted(SYNONYMS)
     for word, key in SYNONYMS.items():
         assert key in unknown_key((word,)).message
+
+
+def test_the_recipe_of_the_readme_reads() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    assert [stage.name for stage in recipe_from(load(example, "README.md")[0]).stages] == ["full", "partial", "adapter"]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from wrong_recipes import ALL, Wrong
 
 from alloytune.errors import Problem, RecipeError
 from alloytune.recipe.read import read_recipe
+from recipe.wrong_recipes import ALL, Wrong
 
 # The wording of pydantic, Python and ruamel, which should not reach the user.
 FOREIGN = ("Input should", "Extra inputs", "valid dictionary", "instance of", "Value error", "block mapping", "token")
@@ -98,6 +98,23 @@ def test_one_mistake_is_not_told_twice(text: str, paths: list[str], tmp_path: Pa
         "{name: b, train: adapter, rate: 1}]",
         "[{name: a, train: adapter, rate: 1, attach: {lora: {}}}, "
         "{name: b, train: adapter, rate: 1, merge: true, attach: {bottleneck: {}}}]",
+        "[{name: a, train: 'top(rgn, 25%, of=attention | mlp) | head', rate: {scale: fisher}, score: {batches: 4}}]",
+        "[{name: a, train: {always: embeddings | head, rotate: {choose: 'random(2, by=layer)', every: 20 updates}}}]",
+        "[{name: a, train: {rotate: {choose: cycle(), every: 1 epoch, state: keep}}, optimizer: muon}]",
+        "[{name: a, train: {rotate: {choose: 'top(fisher, 1%, by=element) | random(2)', every: 1 epoch}}, "
+        "score: {batches: 2}}]",
+        "[{name: a, train: all, unfreeze: {from: top, one: epoch}, optimizer: schedule_free}, "
+        "{name: b, train: all, freeze_when: {change: below 1e-3, check: 10%}}]",
+        "[{name: a, attach: {lora: {}}, train: {always: adapter, rotate: {choose: cycle(), every: 1 epoch}}}]",
+        "[{name: a, train: 'adapter | top(lowrank_misfit, 10%)', attach: {lora: {on: 'layers - random(2)'}}}]",
+        "[{name: a, train: 'top(fisher, 0.5%, by=element, of=all) | lowest_layers(2)', rates: {'bottom(snr, 1)': 1}}]",
+        "[{name: a, train: adapter.low | adapter.high, rates: {adapter.low: 1}, attach: "
+        "[{name: low, lora: {on: attention}}, {name: high, lora: {on: mlp, pissa: true}}]}, "
+        "{name: b, train: adapter, merge: low, attach: {name: new, ia3: {}, stack: true}}, "
+        "{name: c, train: head, drop: new, merge: high}]",
+        "[{name: a, train: adapter, attach: {folder: somewhere}}, {name: b, train: all, merge: folder}]",
+        "[{name: a, train: adapter, rate: 1, attach: {vera: {}}}, "
+        "{name: b, train: adapter, rate: 1, merge: true, attach: {oft: {}}}]",
         "[{name: a, train: all, rates: {all: 1}, until: {epochs: 2, patience: 9}, schedule: constant, warmup: 5%}]",
     ],
 )

@@ -166,12 +166,12 @@ VALUES = {
     "stages empty": Wrong("stages: ▲[]\n", "stages", ("at least one",)),
     "stages mapping": Wrong("stages:\n  ▲full: {train: all}\n", "stages", ("list",)),
     "stage a word": Wrong("stages:\n  - ▲full\n", "stages[0]", ("'full' is not a mapping",)),
-    "attach a word": Wrong(stage("attach: ▲lora"), "stages[0].attach", ("'lora'", "mapping such as {lora: ...")),
+    "attach a word": Wrong(stage("attach: ▲lora"), "stages[0].attach", ("'lora'", "mapping such as {lora: {rank: 8}}")),
     "otherwise": Wrong(stage("accept: {gain: 0}\n    otherwise: ▲rolback"), "stages[0].otherwise", ("'rollback'?",)),
-    "retry factor": Wrong(
-        stage("accept: {gain: 0}\n    otherwise: {retry: {factor: ▲2}}"),
-        "stages[0].otherwise.retry.factor",
-        ("2 is not", "below 1"),
+    "retry rate": Wrong(
+        stage("accept: {gain: 0}\n    otherwise: {retry: {rate: ▲x2}}"),
+        "stages[0].otherwise.retry.rate",
+        ("'x2' is not", "between 0 and 1"),
     ),
     "retry missing": Wrong(
         stage("accept: {gain: 0}\n    otherwise: ▲{}"), "stages[0].otherwise.retry", ("'retry' is missing",)
@@ -183,7 +183,7 @@ RULES = {
     "same name": Wrong(
         "stages:\n  - {name: a, train: all, rate: 1}\n  - {name: ▲a, train: all, rate: 1}\n",
         "stages[1].name",
-        ("'a'", "stages[0]"),
+        ("'a'", "an earlier stage"),
     ),
     "empty rate": Wrong("stages:\n  - name: a\n    train: all\n    ▲rate:\n", "stages[0].rate", ("empty", "'auto'")),
     "rate nearly auto": Wrong(
@@ -205,12 +205,10 @@ RULES = {
         "stages[1].attach",
         ("'lora' is still attached", "`merge: true`"),
     ),
-    "second adapter after bottleneck": Wrong(
-        after_lora("    train: all\n    ▲attach: {lora: {}}").replace(
-            "attach: {lora: {}}", "attach: {bottleneck: {}}", 1
-        ),
+    "second bottleneck": Wrong(
+        after_lora("    train: all\n    ▲attach: {lora: {}}").replace("{lora: {}}", "{bottleneck: {}}"),
         "stages[1].attach",
-        ("still attached; remove",),
+        ("still attached; give this one another `name`",),
     ),
     "second adapter after a merge that may not happen": Wrong(
         after_lora(
@@ -220,9 +218,76 @@ RULES = {
         "stages[2].attach",
         ("may still be attached", "`merge: true`"),
     ),
+    "another beside one whose merge may not happen": Wrong(
+        after_lora(
+            "    train: all\n    merge: true\n    accept: {gain: 0}\n"
+            "  - name: last\n    train: all\n    rate: 1e-4\n    ▲attach: {name: new, lora: {}}"
+        ),
+        "stages[2].attach",
+        ("'lora'", "may still be attached", "`stack: true`"),
+    ),
     "attach nothing": Wrong(stage("attach: ▲{}"), "stages[0].attach", ("names no adapter", "{lora:")),
     "attach null lora": Wrong(stage("attach: ▲{lora: }"), "stages[0].attach", ("names no adapter",)),
-    "attach both": Wrong(stage("attach: ▲{lora: {}, bottleneck: {}}"), "stages[0].attach", ("at once",)),
+    "attach both": Wrong(
+        stage("attach: ▲{lora: {}, bottleneck: {}}"),
+        "stages[0].attach",
+        ("cannot stand in one mapping", "write a list"),
+    ),
+    "attach both in a list": Wrong(
+        stage("attach: [{lora: {}}, ▲{lora: {}, ia3: {}}]"), "stages[0].attach[1]", ("cannot stand in one mapping",)
+    ),
+    "two of one name": Wrong(
+        stage("attach: [{lora: {on: attention}}, ▲{lora: {on: mlp}}]"),
+        "stages[0].attach[1]",
+        ("two adapters are called 'lora'", "another `name`"),
+    ),
+    "a name that is no name": Wrong(
+        stage("attach: {name: ▲in, lora: {}}"), "stages[0].attach.name", ("'in'", "selection", "another word")
+    ),
+    "name with a dot": Wrong(stage("attach: {name: ▲a.b, lora: {}}"), "stages[0].attach.name", ("'a.b'", "a name of")),
+    "typo in a list": Wrong(
+        stage("attach: [{lora: {}}, {ia3: {▲rank: 2}}]"), "stages[0].attach[1].ia3.rank", ("unknown key 'rank'",)
+    ),
+    "attach an empty list": Wrong(stage("attach: ▲[]"), "stages[0].attach", ("at least one entry",)),
+    "attach a word in a list": Wrong(stage("attach: [▲lora]"), "stages[0].attach[0]", ("'lora'", "{lora: {rank: 8}}")),
+    "vera in company": Wrong(
+        stage("attach: [▲{vera: {}}, {lora: {on: mlp}}]"), "stages[0].attach[0]", ("beside no other adapter", "alone")
+    ),
+    "dora on another": Wrong(
+        stage("attach: [{lora: {}}, {name: b, lora: {dora: true}, stack: ▲true}]"),
+        "stages[0].attach[1].stack",
+        ("DoRA", "base weights"),
+    ),
+    "adalora": Wrong(stage("attach: {▲adalora: {}}"), "stages[0].attach.adalora", ("left out", "`lora`")),
+    "prefix": Wrong(stage("attach: {▲prefix: {}}"), "stages[0].attach.prefix", ("left out", "`ia3`")),
+    "use_dora": Wrong(stage("attach: {lora: {▲use_dora: true}}"), "stages[0].attach.lora.use_dora", ("'dora'",)),
+    "oft block": Wrong(stage("attach: {oft: {block: ▲1}}"), "stages[0].attach.oft.block", ("1 is not", "at least 2")),
+    "adapter of another name": Wrong(
+        stage("rates: {▲adapter.low: 1}\n    attach: {lora: {}}"),
+        'stages[0].rates["adapter.low"]',
+        ("'adapter.low'", "there is lora"),
+    ),
+    "merge another name": Wrong(
+        after_lora("    train: all\n    merge: ▲low"), "stages[1].merge", ("no adapter 'low'", "there is lora")
+    ),
+    "merge from the middle": Wrong(
+        after_lora("    train: all\n    merge: ▲top").replace(
+            "{lora: {}}", "[{lora: {}}, {name: top, oft: {}, stack: true}]"
+        ),
+        "stages[1].merge",
+        ("'top'", "stand on another", "`merge: true`"),
+    ),
+    "drop nothing": Wrong(stage("drop: ▲true"), "stages[0].drop", ("nothing is attached", "dropped")),
+    "drop pissa": Wrong(
+        after_lora("    train: all\n    drop: ▲true").replace("{lora: {}}", "{lora: {pissa: true}}"),
+        "stages[1].drop",
+        ("'lora'", "pissa", "`merge`"),
+    ),
+    "merge and drop": Wrong(
+        after_lora("    train: all\n    merge: true\n    drop: ▲lora"),
+        "stages[1].drop",
+        ("merged and dropped at once",),
+    ),
     "adapter on adapter": Wrong(
         stage("attach: {lora: {on: ▲adapter}}"), "stages[0].attach.lora.on", ("names the adapter itself",)
     ),
@@ -266,4 +331,346 @@ RULES = {
     ),
 }
 
-ALL = {**SYNTAX, **KEYS, **VALUES, **RULES}
+PACE = {
+    "optimizer typo": Wrong(stage("optimizer: ▲adamm"), "stages[0].optimizer", ("'adamm'", "did you mean 'adamw'?")),
+    "optimizer with a hyphen": Wrong(
+        stage("optimizer: ▲schedule-free"), "stages[0].optimizer", ("'schedule-free'", "did you mean 'schedule_free'?")
+    ),
+    "optimizer of another option": Wrong(
+        stage("optimizer: {sgd: {▲beta1: 0.9}}"), "stages[0].optimizer.sgd.beta1", ("unknown key 'beta1'",)
+    ),
+    "optimizer of 4 bits": Wrong(
+        stage("optimizer: {adamw: {bits: ▲4}}"), "stages[0].optimizer.adamw.bits", ("4 is not", "8")
+    ),
+    "no optimizer": Wrong(stage("optimizer: ▲{}"), "stages[0].optimizer", ("names none", "sgd")),
+    "two optimizers": Wrong(
+        stage("optimizer: ▲{sgd: {}, lion: {}}"), "stages[0].optimizer", ("sgd and lion", "keep one")
+    ),
+    "nesterov without momentum": Wrong(
+        stage("optimizer: {sgd: {momentum: ▲0, nesterov: true}}"),
+        "stages[0].optimizer.sgd.momentum",
+        ("nesterov", "raise it"),
+    ),
+    "schedule under schedule_free": Wrong(
+        stage("optimizer: schedule_free\n    schedule: ▲cosine"), "stages[0].schedule", ("schedule_free", "remove")
+    ),
+    "anchor under schedule_free": Wrong(
+        stage("optimizer: schedule_free\n    decay_to: ▲pretrained"), "stages[0].decay_to", ("zero only", "adamw")
+    ),
+    "decay that leads nowhere": Wrong(
+        stage("weight_decay: 0\n    ▲decay_to: pretrained"), "stages[0].decay_to", ("weight_decay of 0", "remove")
+    ),
+    "state of the first stage": Wrong(stage("state: ▲keep"), "stages[0].state", ("no stage before", "remove")),
+    "state of another optimizer": Wrong(
+        "stages:\n  - {name: a, train: all, rate: 1, optimizer: sgd}\n"
+        "  - {name: b, train: all, rate: 1, state: ▲keep}\n",
+        "stages[1].state",
+        ("'a'", "another optimizer", "both the same"),
+    ),
+    "state of other weights": Wrong(
+        "stages:\n  - {name: a, train: all, rate: 1, optimizer: schedule_free}\n"
+        "  - {name: b, train: all, rate: 1, optimizer: schedule_free, state: ▲keep}\n",
+        "stages[1].state",
+        ("'a' keeps the best", "keep: last"),
+    ),
+    "layer decay": Wrong(stage("layer_decay: ▲1.1"), "stages[0].layer_decay", ("1.1 is not", "at most 1")),
+    "schedule": Wrong(stage("schedule: ▲slant"), "stages[0].schedule", ("'slant'", "did you mean 'slanted'?")),
+    "clip per layer": Wrong(stage("clip: {norm: 1.0, per: ▲layer}"), "stages[0].clip.per", ("'layer'", "group")),
+    "clip without norm": Wrong(stage("clip: ▲{per: group}"), "stages[0].clip.norm", ("'norm' is missing",)),
+    "clip of zero": Wrong(stage("clip: ▲0"), "stages[0].clip", ("0 is not", "above 0")),
+    "mixout of all": Wrong(stage("mixout: ▲1"), "stages[0].mixout", ("1 is not", "100%")),
+    "mixout to zero": Wrong(
+        stage("mixout: {share: 0.1, to: ▲zero}"), "stages[0].mixout.to", ("'zero'", "pretrained", "stage-start")
+    ),
+    "dropout": Wrong(stage("dropout: ▲often"), "stages[0].dropout", ("'often'", "a share")),
+    "r_drop": Wrong(stage("r_drop: ▲-1"), "stages[0].r_drop", ("-1 is not", "at least 0")),
+}
+
+
+def wise(combine: str, first: str = "", more: str = "") -> str:
+    """A recipe whose second stage combines."""
+    return (
+        f"stages:\n  - {{name: full, train: all, rate: 1e-4{first}}}\n"
+        f"  - name: wise\n    combine: {combine}\n{more}  - {{name: last, train: head}}\n"
+    )
+
+
+COMBINING = {
+    "how": Wrong(wise("{how: ▲lerp, with: [pretrained, full]}"), "stages[1].combine.how", ("'lerp'", "interpolate")),
+    "no how": Wrong(wise("▲{with: [full]}"), "stages[1].combine.how", ("'how' is missing",)),
+    "one to interpolate": Wrong(
+        wise("{how: interpolate, with: ▲[full]}"), "stages[1].combine.with", ("two", "[pretrained, full]")
+    ),
+    "changes under an adapter": Wrong(
+        after_lora("    train: head\n    combine: {how: sum-of-changes, with: ▲[next]}"),
+        "stages[1].combine.with",
+        ("the pretrained model carries no adapter", "merge: true"),
+    ),
+    "elements reset": Wrong(
+        wise("{how: reset, with: [pretrained], of: ▲'random(50%, by=element)'}"),
+        "stages[1].combine.of",
+        ("whole tensors are combined", "by=tensor"),
+    ),
+    "one to average": Wrong(wise("▲{how: average}"), "stages[1].combine.with", ("at least two", "names 0")),
+    "unknown stage": Wrong(
+        wise("{how: interpolate, with: [pretrained, ▲ful]}"), "stages[1].combine.with[1]", ("did you mean 'full'?",)
+    ),
+    "later stage": Wrong(
+        wise("{how: average, with: [full, ▲last]}"), "stages[1].combine.with[1]", ("'last' comes later",)
+    ),
+    "named twice": Wrong(wise("{how: average, with: [full, ▲full]}"), "stages[1].combine.with[1]", ("twice",)),
+    "changes of pretrained": Wrong(
+        wise("{how: sum-of-changes, with: [▲pretrained, full]}"), "stages[1].combine.with[0]", ("anyway",)
+    ),
+    "weight of an average": Wrong(
+        wise("{how: average, with: [pretrained, full], weight: ▲0.5}"), "stages[1].combine.weight", ("no weight",)
+    ),
+    "weight above 1": Wrong(
+        wise("{how: interpolate, with: [pretrained, full], weight: ▲5}"), "stages[1].combine.weight", ("0 to 1",)
+    ),
+    "weight in words": Wrong(
+        wise("{how: interpolate, with: [pretrained, full], weight: ▲best}"),
+        "stages[1].combine.weight",
+        ("'best'", "'validate'"),
+    ),
+    "too many weights": Wrong(
+        wise("{how: sum-of-changes, with: [full], weight: ▲[0.5, 1]}"), "stages[1].combine.weight", ("list of 2",)
+    ),
+    "running average of nothing": Wrong(
+        wise("{how: ▲running-average}"), "stages[1].combine.how", ("does not train", "add `train`")
+    ),
+    "running average chosen": Wrong(
+        wise("{how: running-average, weight: ▲validate}", more="    train: head\n"),
+        "stages[1].combine.weight",
+        ("at most 1",),
+    ),
+    "reset of what": Wrong(wise("▲{how: reset, with: [pretrained]}"), "stages[1].combine.of", ("`of: layers[:4]`",)),
+    "selection in of": Wrong(
+        wise("{how: reset, with: [pretrained], of: ▲heed}"), "stages[1].combine.of", ("did you mean 'head'?",)
+    ),
+    "adapter here and not there": Wrong(
+        wise("{how: interpolate, with: [▲pretrained, full]}", first=", attach: {lora: {}}"),
+        "stages[1].combine.with[0]",
+        ("no adapter", "the adapter of stage 'full'", "`merge: true`"),
+    ),
+    "adapter there and not here": Wrong(
+        wise("{how: interpolate, with: [pretrained, ▲full]}", first=", attach: {lora: {}}", more="    merge: true\n"),
+        "stages[1].combine.with[1]",
+        ("the adapter of stage 'full'", "name 'wise'"),
+    ),
+    "rate without train": Wrong(
+        wise("{how: average, with: [pretrained, full]}", more="    ▲rate: 1e-4\n"),
+        "stages[1].rate",
+        ("does nothing", "add `train`"),
+    ),
+    "retry without train": Wrong(
+        wise(
+            "{how: average, with: [pretrained, full]}",
+            more="    accept: {gain: 0}\n    otherwise: ▲retry\n",
+        ),
+        "stages[1].otherwise",
+        ("ends the same", "rollback"),
+    ),
+    "name pretrained": Wrong(
+        "stages:\n  - {name: ▲pretrained, train: all}\n", "stages[0].name", ("the model as it came",)
+    ),
+}
+
+UNTIL = {
+    "score alone": Wrong(
+        stage("until: ▲{score: 0.9}"), "stages[0].until", ("score alone", "{epochs: 10, score: 0.95}")
+    ),
+    "score above 1": Wrong(stage("until: {epochs: 1, score: ▲95}"), "stages[0].until.score", ("95", "at most 1")),
+    "score of nothing": Wrong(stage("until: {epochs: 1, score: ▲{}}"), "stages[0].until.score", ("no metric",)),
+    "score of null": Wrong(
+        stage("until: {epochs: 1, score: ▲{loss: null}}"), "stages[0].until.score", ("no metric", "{macro_f1: 0.95}")
+    ),
+    "score of what": Wrong(
+        stage("until: {epochs: 1, score: {▲f1: 0.9}}"), "stages[0].until.score.f1", ("there are accuracy, macro_f1",)
+    ),
+    "patience of what": Wrong(
+        stage("until: {epochs: 9, patience: {metric: ▲los, evaluations: 2}}"),
+        "stages[0].until.patience.metric",
+        ("did you mean 'loss'?",),
+    ),
+    "patience without evaluations": Wrong(
+        stage("until: {epochs: 9, patience: ▲{metric: loss}}"),
+        "stages[0].until.patience.evaluations",
+        ("'evaluations' is missing",),
+    ),
+    "flops in words": Wrong(stage("until: {flops: ▲many}"), "stages[0].until.flops", ("'many'", "above 0")),
+    "gain in words": Wrong(stage("accept: {gain: ▲half}"), "stages[0].accept.gain", ("'half'", "'0.5 SE'")),
+    "gain in percent": Wrong(stage("accept: {gain: ▲1%}"), "stages[0].accept.gain", ("'1%'", "0.01")),
+    "against": Wrong(stage("accept: {against: ▲bset}"), "stages[0].accept.against", ("did you mean 'best'?",)),
+    "retry rate as a number": Wrong(
+        stage("accept: {}\n    otherwise: {retry: {rate: ▲0.3}}"), "stages[0].otherwise.retry.rate", ("x0.3",)
+    ),
+}
+
+
+def train(selection: str, rest: str = "") -> str:
+    """A recipe whose one stage trains a selection."""
+    return f"stages:\n  - name: full\n    train: {selection}\n    rate: 1e-4\n{rest}"
+
+
+CHOICES = {
+    "score typo": Wrong(train("▲top(rgm, 25%)"), "stages[0].train", ("unknown score 'rgm'", "did you mean 'rgn'?")),
+    "share as a number": Wrong(train("▲top(rgn, 0.25)"), "stages[0].train", ("'0.25'", "such as top(rgn, 25%)")),
+    "share of nothing": Wrong(train("▲random(0%)"), "stages[0].train", ("'0%'", "above 0% and below 100%")),
+    "share of all": Wrong(train("▲random(100%)"), "stages[0].train", ("'100%'", "below 100%")),
+    "imaginary share": Wrong(train("▲random(25j)"), "stages[0].train", ("'25j'", "share")),
+    "share out of place": Wrong(train("▲layers[25%]"), "stages[0].train", ("'layers[25%]' is not a selection",)),
+    "no amount": Wrong(train("▲top(rgn)"), "stages[0].train", ("'top(rgn)'", "write top(rgn, 25%)")),
+    "no score": Wrong(train("▲top(25%)"), "stages[0].train", ("'top(25%)'", "write top(rgn, 25%)")),
+    "unit typo": Wrong(train("▲random(2, by=layers)"), "stages[0].train", ("unknown unit 'layers'", "'layer'?")),
+    "unit of lowest layers": Wrong(train("▲lowest_layers(25%, by=tensor)"), "stages[0].train", ("lowest_layers(25%)",)),
+    "unknown keyword": Wrong(train("▲random(2, per=layer)"), "stages[0].train", ("write random(50%, by=layer)",)),
+    "choice in a choice": Wrong(
+        train("▲top(rgn, 25%, of=random(2, by=layer))"), "stages[0].train", ("a choice within a choice",)
+    ),
+    "elements by a tensor's score": Wrong(
+        train("▲top(rgn, 1%, by=element)"), "stages[0].train", ("'rgn' is a score of whole tensors", "by=tensor")
+    ),
+    "cycle of elements": Wrong(train("▲cycle(by=element)"), "stages[0].train", ("by=element",)),
+    "role typo within": Wrong(train("▲top(rgn, 25%, of=atention)"), "stages[0].train", ("did you mean 'attention'?",)),
+    "cycle without rotation": Wrong(train("▲cycle(by=layer)"), "stages[0].train", ("choice over time",)),
+    "rate of elements": Wrong(
+        stage('rates: {▲"random(1%, by=element)": 1e-3}'), 'stages[0].rates["random(1%, by=element)"]', ("by=tensor",)
+    ),
+    "adapter on elements": Wrong(
+        stage('attach: {lora: {on: ▲"random(1%, by=element)"}}'),
+        "stages[0].attach.lora.on",
+        ("an adapter sits beside whole layers",),
+    ),
+    "score of an adapter that is not there yet": Wrong(
+        train("▲top(rgn, 50%, of=adapter)", "    attach: {lora: {}}\n"),
+        "stages[0].train",
+        ("before it is attached", "earlier stage"),
+    ),
+    "score for nothing": Wrong(stage("▲score: {batches: 4}"), "stages[0].score", ("asks for a score",)),
+    "score over one batch": Wrong(
+        train("top(snr, 25%)", "    score: {batches: ▲1}\n"), "stages[0].score.batches", ("at least 2",)
+    ),
+    "scale typo": Wrong(
+        "stages:\n  - {name: a, train: all, rate: {scale: ▲rgm}}\n", "stages[0].rate.scale", ("did you mean 'rgn'?",)
+    ),
+    "scale without a score": Wrong(
+        "stages:\n  - {name: a, train: all, rate: ▲{largest: 1e-3}}\n", "stages[0].rate.scale", ("missing",)
+    ),
+}
+
+
+def turns(line: str, rest: str = "") -> str:
+    """A recipe whose one stage lets weights take turns."""
+    return f"stages:\n  - name: full\n    train:\n      rotate: {line}\n{rest}"
+
+
+TURNS = {
+    "no choice": Wrong(
+        turns("{choose: ▲layers, every: 1 epoch}"),
+        "stages[0].train.rotate.choose",
+        ("'layers' is the same in every turn", "random(2, by=layer)"),
+    ),
+    "the same choice in every turn": Wrong(
+        turns("{choose: ▲lowest_layers(50%), every: 1 epoch}"), "stages[0].train.rotate.choose", ("the same in every",)
+    ),
+    "a choice cut down": Wrong(
+        turns("{choose: '▲random(1, by=layer) & norm', every: 1 epoch}").replace("'▲", "▲'"),
+        "stages[0].train.rotate.choose",
+        ("may be nothing in some turn", "within `of`"),
+    ),
+    "choice typo": Wrong(
+        turns("{choose: ▲'cycle(by=layers)', every: 1 epoch}"), "stages[0].train.rotate.choose", ("'layer'?",)
+    ),
+    "turns without a length": Wrong(
+        turns("▲{choose: cycle()}"), "stages[0].train.rotate.every", ("'every' is missing", "'200 updates'")
+    ),
+    "turns by the clock": Wrong(
+        turns("{choose: cycle(), every: ▲5 minutes}"), "stages[0].train.rotate.every", ("machine's speed",)
+    ),
+    "turns without a choice": Wrong(
+        turns("▲{every: 1 epoch}"), "stages[0].train.rotate.choose", ("'choose' is missing", "selection")
+    ),
+    "memory of elements": Wrong(
+        turns("{choose: 'random(1%, by=element)', every: 1 epoch, state: ▲keep}"),
+        "stages[0].train.rotate.state",
+        ("counts its updates as a whole", "write reset"),
+    ),
+    "memory of turns in other words": Wrong(
+        turns("{choose: cycle(), every: 1 epoch, state: ▲drop}"), "stages[0].train.rotate.state", ("keep, reset",)
+    ),
+    "always alone": Wrong(
+        "stages:\n  - name: full\n    train: ▲{always: head}\n", "stages[0].train.rotate", ("'rotate' is missing",)
+    ),
+    "always typo": Wrong(
+        "stages:\n  - name: full\n    train: {always: ▲heed, rotate: {choose: cycle(), every: 1 epoch}}\n",
+        "stages[0].train.always",
+        ("did you mean 'head'?",),
+    ),
+    "train as a list": Wrong(
+        "stages:\n  - {name: full, train: ▲[head, norm]}\n", "stages[0].train", ('join with |: "head | norm"',)
+    ),
+    "cycle within always": Wrong(
+        "stages:\n  - name: full\n    train: {always: ▲cycle(), rotate: {choose: cycle(), every: 1 epoch}}\n",
+        "stages[0].train.always",
+        ("choice over time",),
+    ),
+    "adapter that is not there takes turns": Wrong(
+        turns("{choose: ▲'random(1, of=adapter)', every: 1 epoch}"),
+        "stages[0].train.rotate.choose",
+        ("none is attached here",),
+    ),
+    "a length of LISA's": Wrong(
+        turns("{choose: cycle(), ▲lisa_step_interval: 20}"),
+        "stages[0].train.rotate.lisa_step_interval",
+        ("did you mean 'every'?",),
+    ),
+    "turns and unfreezing": Wrong(
+        turns("{choose: cycle(), every: 1 epoch}", "    ▲unfreeze: {}\n"),
+        "stages[0].unfreeze",
+        ("`train: {rotate: ...}`", "keep one of them"),
+    ),
+    "unfreezing and freezing": Wrong(
+        stage("unfreeze: {}", "    ▲freeze_when: {change: below 1e-3}\n"),
+        "stages[0].freeze_when",
+        ("'freeze_when' and `unfreeze` both say", "keep one"),
+    ),
+    "two intervals": Wrong(
+        stage("unfreeze: {one: epoch, ▲every: 20 updates}"), "stages[0].unfreeze.every", ("two intervals",)
+    ),
+    "unfreezing from the side": Wrong(
+        stage("unfreeze: {from: ▲side}"), "stages[0].unfreeze.from", ("'side'", "one of top, bottom")
+    ),
+    "one layer per update": Wrong(stage("unfreeze: {one: ▲update}"), "stages[0].unfreeze.one", ("'epoch'",)),
+    "unfreeze in a word": Wrong(stage("unfreeze: ▲top"), "stages[0].unfreeze", ("'top'", "mapping such as {from")),
+    "unfreeze without training": Wrong(
+        "stages:\n  - {name: a, train: all}\n"
+        "  - {name: b, combine: {how: average, with: [a, pretrained]}, ▲unfreeze: {}}\n",
+        "stages[1].unfreeze",
+        ("does nothing in a stage that has no `train`",),
+    ),
+    "threshold as a number": Wrong(
+        stage("freeze_when: {change: ▲1e-3}"), "stages[0].freeze_when.change", ("0.001", "'below 1e-3'")
+    ),
+    "threshold of nothing": Wrong(
+        stage("freeze_when: {change: ▲below 0}"), "stages[0].freeze_when.change", ("'below 0'", "above 0")
+    ),
+    "no threshold": Wrong(
+        stage("freeze_when: ▲{check: 10%}"), "stages[0].freeze_when.change", ("'change' is missing", "'below 1e-3'")
+    ),
+    "a check without end": Wrong(
+        stage("freeze_when: {change: below 1e-3, check: ▲0%}"), "stages[0].freeze_when.check", ("such as 10%",)
+    ),
+    "schedule-free turns": Wrong(
+        turns("{choose: cycle(), every: 1 epoch}", "    optimizer: ▲schedule_free\n"),
+        "stages[0].optimizer",
+        ("two values of a weight", "use adamw"),
+    ),
+    "schedule-free freezing": Wrong(
+        stage("freeze_when: {change: below 1e-3}", "    optimizer: ▲schedule_free\n"),
+        "stages[0].optimizer",
+        ("two values of a weight",),
+    ),
+}
+
+ALL = {**SYNTAX, **KEYS, **VALUES, **RULES, **PACE, **COMBINING, **UNTIL, **CHOICES, **TURNS}

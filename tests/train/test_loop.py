@@ -9,15 +9,17 @@ import torch
 import tiny
 from alloytune.errors import NotFiniteError
 from alloytune.machine import Machine
-from alloytune.models.adapters import LoraSettings
+from alloytune.models.adapters import Attachment
 from alloytune.models.load import load_model, load_tokenizer
-from alloytune.models.state import Attachment, ModelState
+from alloytune.models.methods import LoraSettings
+from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, free_only, named_weights
 from alloytune.selection import resolve
 from alloytune.tasks.task import Example
 from alloytune.train.batches import Updates
+from alloytune.train.clip import make_clip
 from alloytune.train.loop import Step, training_steps
-from alloytune.train.moving import Group, Moving, make_optimizer
+from alloytune.train.moving import Group, Moving, Still, make_optimizer
 from conftest import TASK
 
 FLOAT32 = Machine(torch.device("cpu"), torch.float32)
@@ -50,8 +52,9 @@ def train(
         series.after(0),
         TASK.summed_loss,
         machine,
+        still=lambda number: Still(moving.masks, weights),
         multiplier=lambda update: 1.0,
-        clip=1.0,
+        clip=make_clip(1.0),
         seed=seed,
     )
     return [next(steps) for _ in range(updates)]
@@ -81,7 +84,7 @@ def test_exactly_the_selection_moves(
     state: ModelState, bert: Path, selection: str, attached: bool, machine: Machine
 ) -> None:
     if attached:
-        state.attach(Attachment(LORA, resolve("attention | mlp", state.roles(), "on"), 1), "attach")
+        state.attach(Attachment("lora", LORA, resolve("attention | mlp", state.roles(), "on"), 1), "attach")
     chosen = resolve(selection, state.roles(), "train")
     before = bits(state)
     train(state, bert, selection, machine=machine)
@@ -143,14 +146,16 @@ def test_an_infinite_gradient_stops_too(state: ModelState, bert: Path) -> None:
     examples: list[Example] = TASK.encode(tiny.make_table(8), tokenizer, 32)[0]
     series = Updates(examples, 8, 8, 0, partial(TASK.collate, tokenizer=tokenizer))
     before = bits(state)
+    moving = Moving((Group(tuple(weights), 1e-3, 0.0),))
     steps = training_steps(
         state.model,
-        make_optimizer(Moving((Group(tuple(weights), 1e-3, 0.0),)), weights),
+        make_optimizer(moving, weights),
         series.after(0),
         exploding,
         FLOAT32,
+        still=lambda number: Still(moving.masks, weights),
         multiplier=lambda update: 1.0,
-        clip=1.0,
+        clip=make_clip(1.0),
         seed=0,
     )
     with pytest.raises(NotFiniteError, match="update 1: the gradient's norm is inf"):

@@ -1,6 +1,6 @@
 """A stage around the loop: when it ends, what it keeps, when it saves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,16 +16,19 @@ from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, free_only, named_weights
 from alloytune.tasks.task import Scores
 from alloytune.train.batches import Updates
+from alloytune.train.clip import make_clip
+from alloytune.train.flops import flops_per_token
 from alloytune.train.moving import Group, Moving, make_optimizer
 from alloytune.train.schedule import make_schedule
 from alloytune.train.stage import Progress, StagePlan, StageRun, run_stage
+from alloytune.train.turns import Turns, steady
 from alloytune.watch import Watcher
 from conftest import TASK
 
 PLAN = StagePlan(
     seed=0,
     schedule=make_schedule("constant", 0.0),
-    clip=1.0,
+    clip=make_clip(1.0),
     max_updates=10,
     max_seconds=None,
     patience=None,
@@ -54,15 +57,19 @@ def train(
     *,
     save: Callable[[Progress], None] = lambda progress: None,
     stop_requested: Callable[[], bool] = lambda: False,
+    losses: Sequence[float] = (1.0,),
+    averages: list[torch.Tensor] | None = None,
 ) -> tuple[Progress, Seen]:
-    """Train the head; evaluation number n gives the nth accuracy, the last one for ever."""
+    """Train the head; evaluation number n gives the nth accuracy and loss, the last ones for ever."""
     tokenizer = load_tokenizer(str(bert))
     examples, _ = TASK.encode(tiny.make_table(40), tokenizer, 32)
     names = state.head
     free_only(state.model, names)
     moving = Moving((Group(tuple(sorted(names)), 1e-2, 0.0),))
-    run = StageRun(state.model, make_optimizer(moving, named_weights(state.model)), names)
-    given = iter(accuracies)
+    weights = named_weights(state.model)
+    optimizer = make_optimizer(moving, weights)
+    run = StageRun(state.model, optimizer, Turns(steady(moving.selected), names, state.model, optimizer))
+    given, given_losses = iter(accuracies), iter(losses)
     seen = Seen(state)
     progress = run_stage(
         run,
@@ -70,12 +77,14 @@ def train(
         TASK.summed_loss,
         Machine(torch.device("cpu"), torch.float32),
         plan,
-        evaluate=lambda: Scores({"accuracy": next(given, accuracies[-1]), "loss": 1.0}),
+        evaluate=lambda: Scores({"accuracy": next(given, accuracies[-1]), "loss": next(given_losses, losses[-1])}),
         save=save,
         watcher=seen,
         stop_requested=stop_requested,
         progress=Progress(),
     )
+    if averages is not None:
+        averages.append(run.average["classifier.weight"])
     return progress, seen
 
 
@@ -98,6 +107,56 @@ def test_patience_counts_evaluations_without_a_better_score(state: ModelState, b
     plan = replace(PLAN, max_updates=100, patience=2, keep=keep)  # type: ignore[arg-type]
     progress, _ = train(state, bert, plan, [0.5, 0.7, 0.6, 0.8, 0.8, 0.7, 0.9])
     assert (progress.update, progress.best_update) == (12, 8)
+
+
+def test_a_score_that_is_enough_ends_a_stage(state: ModelState, bert: Path) -> None:
+    plan = replace(PLAN, max_updates=100, enough={"accuracy": 0.8})
+    progress, _ = train(state, bert, plan, [0.5, 0.7, 0.8, 0.9])
+    assert progress.update == 6
+    progress, _ = train(state, bert, replace(plan, enough={"accuracy": 0.95, "loss": 1.0}), [0.5])
+    assert progress.update == 2
+
+
+def test_patience_may_watch_the_loss(state: ModelState, bert: Path) -> None:
+    """Accuracy rises to the end, the loss does not."""
+    plan = replace(PLAN, max_updates=100, patience=2, patience_metric="loss")
+    rising = [0.5, 0.6, 0.7, 0.8, 0.9]
+    progress, _ = train(state, bert, plan, rising, losses=[1.0, 0.5, 0.6, 0.5, 0.1])
+    assert (progress.update, progress.best_update) == (8, 8)
+
+
+def test_tokens_end_a_stage_and_drive_the_rate(state: ModelState, bert: Path) -> None:
+    whole, _ = train(state, bert, PLAN, [0.5])
+    plan = replace(PLAN, max_updates=None, max_tokens=whole.num_tokens / 2)
+    progress, _ = train(state, bert, plan, [0.5])
+    assert progress.num_tokens >= whole.num_tokens / 2
+    assert progress.num_tokens * (progress.update - 1) / progress.update < whole.num_tokens / 2 + 100
+    assert progress.update in (5, 6)
+    assert plan.progress(1, 0.0, whole.num_tokens // 4) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("weight", "shares"), [(None, [1 / 3, 1 / 3, 1 / 3]), (0.5, [0.25, 0.25, 0.5])])
+def test_the_running_average_is_over_the_evaluations(
+    state: ModelState, bert: Path, weight: float | None, shares: list[float]
+) -> None:
+    share = (lambda number: 1 / number) if weight is None else (lambda number: weight)
+    averages: list[torch.Tensor] = []
+    _, seen = train(state, bert, replace(PLAN, max_updates=6, average_share=share), [0.5], averages=averages)
+    expected = sum(share * seen.weights[update] for share, update in zip(shares, (2, 4, 6), strict=True))
+    torch.testing.assert_close(averages[0], expected)
+
+
+def test_a_frozen_body_costs_a_third(state: ModelState, bert: Path) -> None:
+    tokenizer = load_tokenizer(str(bert))
+    examples, _ = TASK.encode(tiny.make_table(40), tokenizer, 32)
+    batches = [TASK.collate(examples[:8], tokenizer), TASK.collate(examples[8:16], tokenizer)]
+    machine = Machine(torch.device("cpu"), torch.float32)
+    costs = []
+    for names in (frozenset(named_weights(state.model)), state.head):
+        free_only(state.model, names)
+        costs.append(flops_per_token(state.model, batches, TASK.summed_loss, machine))
+    assert costs[1] / costs[0] == pytest.approx(1 / 3, rel=0.05)
+    assert all(weight.grad is None for weight in state.model.parameters())
 
 
 def test_time_ends_a_stage_and_the_last_update_is_evaluated(state: ModelState, bert: Path) -> None:
@@ -132,7 +191,7 @@ def test_saves_at_its_interval_and_on_request(state: ModelState, bert: Path) -> 
 
 
 def test_progress_survives_json() -> None:
-    scores = Scores({"accuracy": 0.5}, {"confusion": [[1]]})
+    scores = Scores({"accuracy": 0.5}, {"confusion": {"a": {"a": 1}}})
     progress = Progress(5, 1.5, 100, 4, 2, best=scores, last=scores, waited=1)
     assert Progress.from_json(progress.to_json()) == progress
     assert Progress.from_json(Progress().to_json()) == Progress()

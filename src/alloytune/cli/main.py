@@ -221,6 +221,29 @@ def recipes(
 
 
 @app.command()
+def roles(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, or package:NAME/PATH.")],
+    selection: Annotated[
+        str, typer.Argument(metavar="[SELECTION]", help="Show only what this picks, such as 'layers[-2:] & mlp'.")
+    ] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of random(...).")] = 0,
+) -> None:
+    """Show a model's parameters by role, with their shapes and counts, or what a selection picks of them."""
+    from alloytune.measures import select_of_model
+    from alloytune.models.load import quiet
+    from alloytune.report.roles import parameters, roles_json, roles_tree
+
+    quiet()
+    found, selected = select_of_model(model, selection, seed)
+    listed = parameters(found.shapes, found.members, selected.counts(found.shapes))
+    if as_json:
+        console.print_json(data=roles_json(listed, found.shared))
+    else:
+        console.print(roles_tree(selection, listed, found.shared))
+
+
+@app.command()
 def demo(
     rows: Annotated[str, typer.Option("--rows", help="Tweets to use: a number, all, or auto for what fits.")] = "auto",
     output: OutputOption = None,

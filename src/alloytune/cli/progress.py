@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
-from alloytune.report.tables import audit_table, run_report
+from alloytune.report.tables import audit_table, run_report, short_rates
 from alloytune.watch import Watcher
 
 SMOOTHING = 0.95  # of the loss shown: about the mean of the last 20 updates
@@ -49,10 +50,10 @@ class Terminal(Watcher):
         """Begin a bar."""
         self._close_bar()
         where = f" from update {progress.update}" if progress.update else ""
-        rates = " and ".join(f"{rate:.2g}" for rate in moving.rates)
         self.console.print()
         self._say(
-            f"[bold]stage {number + 1}: {escape(stage.name)}[/] trains {escape(stage.train)} at rate {rates}{where}"
+            f"[bold]stage {number + 1}: {escape(stage.name)}[/] trains {escape(stage.trained)} "
+            f"at rate {short_rates(moving.rates)}{where}"
         )
         self._loss = None
         self._total = plan.max_updates or 0
@@ -69,6 +70,18 @@ class Terminal(Watcher):
         self._task = self._bar.add_task("", total=1.0, state="")
         self._plan = plan
 
+    def on_rate_search(self, number: int, stage: Any) -> None:
+        """Say what takes time before the first update."""
+        self._say(f"\nstage {number + 1}: {escape(stage.name)}: finding its rate ...")
+
+    def on_combine(self, number: int, stage: Any) -> None:
+        """Name what is combined."""
+        self._close_bar()
+        if stage.train is None:
+            self.console.print()
+        named = f" of {', '.join(stage.combine.with_)}" if stage.combine.with_ else ""
+        self._say(f"[bold]stage {number + 1}: {escape(stage.name)}[/] combines: {stage.combine.how}{escape(named)}")
+
     def on_step(self, step: Any, progress: Any) -> None:
         """Move the bar."""
         self._loss = step.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * step.loss
@@ -76,7 +89,7 @@ class Terminal(Watcher):
             speed = progress.num_tokens / max(progress.seconds, 1e-9)
             of = f"/{self._total}" if self._total else ""
             state = f"update {step.update}{of}  loss {self._loss:.4f}  {speed:,.0f} tokens/s"
-            done = self._plan.progress(step.update + 0.5, progress.seconds)
+            done = self._plan.progress(step.update + 0.5, progress.seconds, progress.num_tokens)
             self._bar.update(self._task, completed=min(done, 1.0), state=state)
 
     def on_scores(self, scores: Any, progress: Any) -> None:
@@ -98,14 +111,18 @@ class Terminal(Watcher):
         """Show scores, change and verdict."""
         self._close_bar()
         if "scores" not in result:
-            self._say(f"\nstage {number + 1}: {escape(result['name'])} [yellow]not run[/]: {escape(result['reason'])}")
+            decision = f"[yellow]{result['decision']}[/]: {escape(result['reason'])}"
+            self._say(f"\nstage {number + 1}: {escape(result['name'])} {decision}")
             return
         values, change = result["scores"]["values"], result["change"]
-        color = "green" if result["decision"] == "kept" else "yellow"
+        color = "green" if result["decision"] == Decision.KEPT else "yellow"
         self._say(
             f"  [{color}]{result['decision']}[/]: accuracy {values['accuracy']:.4f} ({change['accuracy']:+.4f})  "
             f"macro-F1 {values['macro_f1']:.4f} ({change['macro_f1']:+.4f}); {escape(result['reason'])}"
         )
+        if "combined" in result:
+            shares = ", ".join(f"{name} {share:.2g}" for name, share in result["combined"].items())
+            self._say(f"  combined: {escape(shares)}")
 
     def on_finish(self, doing: str) -> None:
         """Tell what happens after the last stage."""

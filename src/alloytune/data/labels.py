@@ -12,6 +12,7 @@ Counts = Mapping[str, Mapping[str, int]]
 NAMED = 5
 FEW_ROWS = 10
 IMBALANCE = 20
+SHARE_OFF = 0.25  # of what was asked for
 
 
 def sort_naturally(labels: Iterable[str]) -> list[str]:
@@ -75,6 +76,18 @@ def warn_of_classes(counts: Counts) -> list[str]:
         f"{split} has no row of {len(missing)} class(es): {name_some(missing)}"
         for split, missing in absent.items()
         if missing
+    ]
+
+
+def warn_of_shares(counts: Counts, shares: Mapping[str, float]) -> list[str]:
+    """Say which splits came out much larger or smaller than the share of the rows that was asked for them."""
+    sizes = {split: sum(counts[split].values()) for split in ("train", *shares)}
+    whole = sum(sizes.values())
+    return [
+        f"{split} has {sizes[split]:,} of {whole:,} rows, {sizes[split] / whole:.0%} and not {share:.0%}: "
+        "every class is to have a row in each split, and near-duplicates stay together"
+        for split, share in shares.items()
+        if abs(sizes[split] - share * whole) > max(SHARE_OFF * share * whole, FEW_ROWS)
     ]
 
 

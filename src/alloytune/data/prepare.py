@@ -25,6 +25,7 @@ from alloytune.data.labels import (
     require_known,
     sort_naturally,
     warn_of_classes,
+    warn_of_shares,
 )
 from alloytune.data.near import group_near
 from alloytune.data.settings import DataSettings
@@ -60,10 +61,10 @@ def prepare(settings: DataSettings, table: pl.DataFrame | None = None) -> Datase
     rows, repairs, dropped = _clean(sources, settings)
     given = {source.split for source in sources}
     shares = {"validation": settings.split.validation, "test": settings.split.test}
-    cut = [split for split, share in shares.items() if split not in given and share > 0]
+    cut = {split: share for split, share in shares.items() if split not in given and share > 0}
     if "validation" not in [*given, *cut]:
         raise InputError("data.split.validation", "no row is left for validation", "give a share, or a file")
-    _check(sources, rows, cut)
+    _check(sources, rows, list(cut))
     groups = _group(rows, settings)
     rows = _assign(rows, groups, cut, settings)
     kept = _limit(rows, ["train", *cut], settings)
@@ -79,7 +80,7 @@ def prepare(settings: DataSettings, table: pl.DataFrame | None = None) -> Datase
         repairs=repairs[:EXAMPLES],
         near_groups=sizes.total(),
         near_rows=sum(size * number for size, number in sizes.items()),
-        warnings=_warn(sources, kept, classes, max(sizes, default=0)),
+        warnings=warn_of_shares(classes, cut) + _warn(sources, kept, classes, max(sizes, default=0)),
     )
     train, validation, test = (kept.filter(pl.col("split") == split).drop("split") for split in SPLITS)
     return Dataset(train, validation, test, tuple(sort_naturally(classes["train"])), audit)
@@ -127,16 +128,15 @@ def _group(rows: pl.DataFrame, settings: DataSettings) -> list[int]:
     return group_near([rows[name] for name in text_columns(rows)])
 
 
-def _assign(rows: pl.DataFrame, groups: list[int], cut: list[str], settings: DataSettings) -> pl.DataFrame:
+def _assign(rows: pl.DataFrame, groups: list[int], cut: dict[str, float], settings: DataSettings) -> pl.DataFrame:
     """Cut the missing splits from the rows of train."""
     if not cut:
         return rows
-    shares = {"test": settings.split.test, "validation": settings.split.validation}
     in_train = [number for number, split in enumerate(rows["split"]) if split == "train"]
     places = cut_splits(
         rows["label"].gather(in_train).to_list(),
         [groups[number] for number in in_train],
-        {split: share for split, share in shares.items() if split in cut},
+        {split: cut[split] for split in ("test", "validation") if split in cut},
         stratify=settings.split.stratify,
         seed=settings.seed,
     )

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from alloytune.errors import NotFiniteError
 from alloytune.machine import Machine
 from alloytune.tasks.task import Example, Scores, Task
 
@@ -44,6 +45,11 @@ def score(
     tokenizer: PreTrainedTokenizerBase,
     machine: Machine,
 ) -> Scores:
-    """Score a model on a split whose labels are known."""
+    """Score a model on a split whose labels are known; raises NotFiniteError where its outputs are no numbers."""
     outputs = predict(model, task, examples, tokenizer, machine)
+    if not np.isfinite(outputs).all():
+        raise NotFiniteError(
+            "evaluation: the model's outputs are not finite, though its weights are; nothing of it was saved. "
+            "A lower rate or a smaller scale usually mends it"
+        )
     return task.scores(outputs, np.array([example.target for example in examples]))

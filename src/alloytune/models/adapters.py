@@ -1,118 +1,166 @@
-"""Adapters through PEFT: attach to a selection, fold into the base weights, take off, write in PEFT's format."""
+"""Adapters through PEFT: attach to a selection, fold into the base weights, take off, write in PEFT's format.
 
+PEFT's tuners put their layers into the model, without PEFT's wrapper around it. Every adapter has its own name, config
+and tuner; where several stand on one layer, the later one is outside.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, LoraModel, PeftConfig
-from peft.utils import get_peft_model_state_dict
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from alloytune.errors import InputError
-from alloytune.models.bottleneck import BottleneckConfig, BottleneckModel
+from alloytune.models.methods import Method, make_site
 from alloytune.models.roles import Roles
-from alloytune.models.targets import linear_targets, output_targets
+from alloytune.models.tree import canonical_name
 from alloytune.models.weights import named_weights
 
-ADAPTER = "default"  # PEFT loads an adapter under this name unless told otherwise
-
 
 @dataclass(frozen=True)
-class LoraSettings:
-    """Low-rank factors of a rank, scaled by alpha / rank."""
+class Attachment:
+    """What it takes to attach an adapter again: its name, its settings, the weights that it sits beside, its seed.
 
-    rank: int
-    alpha: float
-    dropout: float
-    kind = "lora"
-    mergeable = True
+    `stack` allows layers that carry another adapter.
+    """
 
-
-@dataclass(frozen=True)
-class BottleneckSettings:
-    """Two small layers, `reduction` times narrower than the layer that they serve."""
-
-    reduction: int
-    activation: str
-    placement: str
-    dropout: float
-    kind = "bottleneck"
-    mergeable = False
-
-
-AdapterSettings = LoraSettings | BottleneckSettings
+    name: str
+    settings: Method
+    names: frozenset[str]
+    seed: int
+    stack: bool = False
 
 
 @dataclass(frozen=True)
 class Attached:
-    """An adapter that sits on a model: PEFT's config, and PEFT's tuner that can merge it or take it off."""
+    """An adapter that sits on a model: PEFT's config and tuner for it, and its layers."""
 
-    settings: AdapterSettings
+    attachment: Attachment
     config: PeftConfig
-    tuner: LoraModel | BottleneckModel
+    tuner: BaseTuner
     targets: tuple[str, ...]
 
 
-def attach(
-    model: nn.Module, settings: AdapterSettings, names: frozenset[str], roles: Roles, seed: int, where: str
-) -> Attached:
-    """Attach an adapter to the linear layers whose weights are among `names`; outputs do not change by it.
+def attach(model: nn.Module, attachment: Attachment, roles: Roles, where: str, *, fresh: bool) -> Attached:
+    """Attach an adapter to the layers whose weights are selected; all adapters are active afterwards.
 
-    Raises InputError when there is no such layer.
+    The head gets none: it is trained and saved whole, and PEFT loads a layer whole or with an adapter, not both.
+    One that is not `fresh` gets its weights from elsewhere, and leaves those of the base alone.
+    Raises InputError when there is no such layer, or when PEFT has none of this kind for it.
     """
-    targets = output_targets(model, roles, names) if settings.kind == "bottleneck" else linear_targets(model, names)
+    settings, name = attachment.settings, attachment.name
+    head = roles.members.get("head", frozenset())
+    _require_free_name(model, name, where)
+    targets = settings.targets(model, roles, attachment.names - head)
     if not targets:
         raise InputError(
-            where,
-            f"the selection holds no {'output projection' if settings.kind == 'bottleneck' else 'linear layer'} "
-            "outside the head",
-            "attach to 'attention', 'mlp' or both",
+            where, f"the selection holds no {settings.layers} outside the head", "attach to 'attention', 'mlp' or both"
         )
-    config = _config(settings, targets, isinstance(model.get_submodule(targets[0]), Conv1D), where)
-    torch.manual_seed(seed)
-    tuner_class = LoraModel if settings.kind == "lora" else BottleneckModel
-    tuner = tuner_class(model, {ADAPTER: config}, ADAPTER)
-    return Attached(settings, config, tuner, tuple(targets))
-
-
-def merge(model: nn.Module, attached: Attached) -> frozenset[str]:
-    """Fold an adapter into the base weights, in their own precision; give the names of the weights that changed."""
-    attached.tuner.merge_and_unload()
+    if any(f"{target}.weight" in head for target in targets):
+        raise InputError(where, "the adapter stands on the head, which is trained whole", "take one that does not")
+    if not attachment.stack:
+        _require_bare(model, targets, where)
+    torch.manual_seed(attachment.seed)
+    try:
+        config = settings.config(make_site(model, roles, targets, attachment.seed), fresh=fresh)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # PEFT warns where it does something else than it was told
+            tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, {name: config}, name)
+    except (TypeError, ValueError, UserWarning) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(
+            where, f"{settings.kind} cannot be attached ({first})", "change it, or take another"
+        ) from error
     _forget(model)
-    weights = named_weights(model)
-    return frozenset(
-        name for target in attached.targets for name in (f"{target}.weight", f"{target}.bias") if name in weights
+    _lay_out(model, targets)
+    attached = Attached(attachment, config, tuner, tuple(canonical_name(target) for target in targets))
+    given = settings.weights(adapter_state(attached), model, head, where)
+    if given:
+        set_peft_model_state_dict(_as_peft_sees(attached), given, adapter_name=name)
+    return attached
+
+
+def activate(model: nn.Module, names: Sequence[str]) -> None:
+    """Let these adapters act, and no others."""
+    for _, layer in _adapted(model):
+        layer.set_adapter(list(names))
+
+
+def merge(model: nn.Module, chosen: Sequence[Attached]) -> frozenset[str]:
+    """Fold adapters into the base weights, in their own precision; give the names of the weights that changed.
+
+    They are folded in the order given, which is to be that in which they were attached: from the inside out.
+    """
+    for attached in chosen:
+        for _, layer in _adapted(model, attached.attachment.name):
+            layer.merge(adapter_names=[attached.attachment.name])
+        take_off(model, [attached])
+        _lay_out(model, attached.targets)
+    return base_weights(model, chosen)
+
+
+def take_off(model: nn.Module, chosen: Sequence[Attached]) -> None:
+    """Remove adapters; the base weights stay as they are."""
+    names = {attached.attachment.name for attached in chosen}
+    for path, layer in reversed(list(_adapted(model))):  # from the inside out
+        for name in names.intersection(layer._all_available_adapter_names()):
+            if name in layer.merged_adapters:
+                layer.merged_adapters.remove(name)
+            layer.delete_adapter(name)
+        if not layer._all_available_adapter_names():
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.base_layer)
+
+
+def base_weights(model: nn.Module, chosen: Sequence[Attached]) -> frozenset[str]:
+    """Give the names of the base weights that adapters stand beside: those that a merge changes."""
+    targets = (target for attached in chosen for target in attached.targets)
+    return (
+        frozenset(f"{target}.{part}" for target in targets for part in ("weight", "bias")) & named_weights(model).keys()
     )
 
 
-def take_off(model: nn.Module, attached: Attached) -> None:
-    """Remove an adapter; the base weights are as they were."""
-    attached.tuner.unload()
-    _forget(model)
+def adapter_state(attached: Attached, others: Sequence[Attached] = ()) -> dict[str, Tensor]:
+    """Give the tensors of an adapter under the names that PEFT saves them with."""
+    state: dict[str, Tensor] = get_peft_model_state_dict(
+        _as_peft_sees(attached, others), adapter_name=attached.attachment.name, save_embedding_layers=False
+    )
+    return {canonical_name(name): value for name, value in state.items()}
 
 
-def save_adapter(model: PreTrainedModel, attached: Attached, head: frozenset[str], base: str, folder: Path) -> None:
-    """Write an adapter as PEFT does, with the head that was trained beside it.
+def save_adapter(
+    model: PreTrainedModel, all_attached: Sequence[Attached], number: int, head: frozenset[str], base: str, folder: Path
+) -> None:
+    """Write one of the adapters as PEFT does, with the head that was trained beside it, if any.
 
     `base` is the model that the adapter belongs on: a hub id or a folder.
     """
     weights = named_weights(model)
-    state = {
-        f"base_model.model.{name}": value
-        for name, value in get_peft_model_state_dict(model, adapter_name=ADAPTER).items()
+    whole = adapter_state(all_attached[number], all_attached) | {
+        f"base_model.model.{name}": weights[name].detach() for name in head
     }
-    state |= {f"base_model.model.{name}": weights[name].detach() for name in head}
-    save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "adapter_model.safetensors")
-    config = copy(attached.config)
+    save_file({name: value.contiguous().cpu() for name, value in whole.items()}, folder / "adapter_model.safetensors")
+    config = copy(all_attached[number].config)
     config.base_model_name_or_path = base
-    config.task_type = "SEQ_CLS"
+    config.task_type = "SEQ_CLS" if head else None  # PEFT looks for a head where there is a task
     config.modules_to_save = sorted({_whole_module(name, model.base_model_prefix) for name in head}) or None
     config.inference_mode = True
-    config.target_modules = sorted(config.target_modules)  # PEFT keeps a set, whose order differs between processes
+    for field in ("target_modules", "exclude_modules", "feedforward_modules"):
+        value = getattr(config, field, None)
+        if isinstance(value, set):  # PEFT makes sets, whose order differs between processes
+            setattr(config, field, sorted(value))
+    if getattr(config, "init_lora_weights", True) == "pissa":
+        config.init_lora_weights = True
     config.save_pretrained(str(folder))
 
 
@@ -121,29 +169,50 @@ def _whole_module(name: str, prefix: str) -> str:
     return name.rpartition(".")[0] if name.startswith(f"{prefix}.") else name.split(".")[0]
 
 
-def _config(settings: AdapterSettings, targets: list[str], transposed: bool, where: str) -> PeftConfig:
-    if isinstance(settings, LoraSettings):
-        return LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=targets,
-            fan_in_fan_out=transposed,  # GPT-2 keeps its weights the other way round
-        )
-    try:
-        return BottleneckConfig(
-            reduction=settings.reduction,
-            activation=settings.activation,
-            placement=settings.placement,
-            dropout=settings.dropout,
-            target_modules=targets,
-        )
-    except ValueError as error:
-        raise InputError(where, str(error), "choose one that transformers knows") from error
+def _as_peft_sees(attached: Attached, others: Sequence[Attached] = ()) -> nn.Module:
+    """Give what PEFT reads and writes adapters of: its wrapper, from which it names everything, around the tuner."""
+    whole = nn.Module()
+    whole.base_model = attached.tuner
+    whole.peft_config = {each.attachment.name: each.config for each in (attached, *others)}  # type: ignore[assignment]
+    return whole
+
+
+def _adapted(model: nn.Module, name: str | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield the layers that carry adapters, or the one of a name, with their paths; the outer before the inner."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer) and (name is None or name in module._all_available_adapter_names()):
+            yield path, module
+
+
+def _require_free_name(model: nn.Module, name: str, where: str) -> None:
+    """PEFT tells adapters apart by a piece of the names of weights."""
+    pieces = {piece for path in named_weights(model) for piece in path.split(".")}
+    if name in pieces:
+        raise InputError(where, f"{name!r} is the name of a part of this model", "give the adapter another `name`")
+
+
+def _require_bare(model: nn.Module, targets: Sequence[str], where: str) -> None:
+    for target in targets:
+        layer = model.get_submodule(target)
+        if isinstance(layer, BaseTunerLayer):
+            names = ", ".join(layer._all_available_adapter_names())
+            raise InputError(
+                where,
+                f"{canonical_name(target)} carries an adapter already ({names})",
+                "choose other layers with `on`, or write `stack: true`",
+            )
+
+
+def _lay_out(model: nn.Module, targets: Sequence[str]) -> None:
+    """Keep weights in one layout: products differ in the last bit between layouts, and a resumed run has this one."""
+    for name in targets:
+        layer: Any = model.get_submodule(name)
+        layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+        layer.weight.data = layer.weight.data.contiguous()
 
 
 def _forget(model: nn.Module) -> None:
-    """Drop what PEFT leaves on a model that has no adapter any more."""
+    """Drop what a tuner notes on a model, so that the next one stands for itself."""
     for attribute in ("peft_config", "active_adapter"):
         if attribute in model.__dict__:
             delattr(model, attribute)

@@ -5,6 +5,7 @@ Run as `python reload.py REQUEST.json ANSWER.npz` by `alloytune.models.save.veri
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,12 @@ import torch
 import transformers
 
 
-def load_folder(name: str, folders: dict[str, str], source: str, config: dict[str, Any]) -> Any:
-    """Load `model` with transformers, or `adapter` with PEFT on its base, in float32."""
+def load_folder(name: str, folders: dict[str, str], names: list[str], source: str, config: dict[str, Any]) -> Any:
+    """Load `model` with transformers, or `adapter` on its base, in float32; `names` are those of the adapters."""
     auto = transformers.AutoModelForSequenceClassification
     if name == "model":
         return auto.from_pretrained(folders["model"], dtype=torch.float32)
-    import peft
-
     adapter = Path(folders["adapter"])
-    if json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"] == "BOTTLENECK":
-        import alloytune.models.bottleneck  # noqa: F401 - makes the method known to PEFT
     if "base" in folders:
         base = auto.from_pretrained(folders["base"], dtype=torch.float32)
     else:  # the pretrained model knows nothing of this task: not its labels, sometimes not how it is padded
@@ -30,7 +27,26 @@ def load_folder(name: str, folders: dict[str, str], source: str, config: dict[st
         base = auto.from_pretrained(
             source, dtype=torch.float32, ignore_mismatched_sizes=True, pad_token_id=padding, **config
         )
-    return peft.PeftModel.from_pretrained(base, adapter)
+    return put_adapters(base, adapter, names)
+
+
+def put_adapters(base: Any, folder: Path, names: list[str]) -> Any:
+    """Put saved adapters on their base: one with PEFT, several with transformers, in the order in which they came."""
+    import peft
+
+    configs = (
+        [folder / "adapter_config.json"] if len(names) == 1 else [folder / n / "adapter_config.json" for n in names]
+    )
+    if "BOTTLENECK" in [json.loads(config.read_text(encoding="utf-8"))["peft_type"] for config in configs]:
+        import alloytune.models.bottleneck  # noqa: F401 - makes the method known to PEFT
+    if len(names) == 1:
+        return peft.PeftModel.from_pretrained(base, str(folder))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are what is meant
+        for name in names:
+            base.load_adapter(str(folder / name), adapter_name=name)
+    base.set_adapter(names)
+    return base
 
 
 @torch.inference_mode()
@@ -45,7 +61,7 @@ def main(request_file: str, answer_file: str) -> None:
         if name == "base":
             continue
         try:
-            model = load_folder(name, request["folders"], request["source"], config).eval()
+            model = load_folder(name, request["folders"], request["adapters"], request["source"], config).eval()
             answer[name] = model(**inputs).logits.float().numpy()
         except Exception as error:
             first = (str(error).strip().splitlines() or ["no message"])[0]

@@ -48,11 +48,11 @@ class Roles:
 
     `shapes` lists every parameter in the model's order, adapters too. `members` maps a role to its names: "all" (no
     adapters), "embeddings", "layers", "attention" with ".query", ".key", ".value" and ".output", "mlp" with ".up",
-    ".gate" and ".down", "norm", "bias", "head", "pooler", "adapter"; in two-sided models "encoder", "decoder" and
-    "cross" as well. Roles overlap; one without members is absent. `stacks` holds "layers", one set of names per layer,
-    bottom first; in two-sided models "encoder.layers" and "decoder.layers", and "layers" is the one after the other.
-    `shared` says in words what the names do not: tied weights, fused projections, layers that share their weights,
-    weights that play no role.
+    ".gate" and ".down", "norm", "bias", "head", "pooler", "adapter" with ".NAME"; in two-sided models "encoder",
+    "decoder" and "cross" as well. Roles overlap; one without members is absent. `stacks` holds "layers", one set of
+    names per layer, bottom first; in two-sided models "encoder.layers" and "decoder.layers", and "layers" is the one
+    after the other. `shared` says in words what the names do not: tied weights, fused projections, layers that share
+    their weights, weights that play no role.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -77,7 +77,7 @@ def find_roles(model: nn.Module) -> Roles:
     if "encoder.layers" in stacks:
         stacks["layers"] = stacks["encoder.layers"] + stacks["decoder.layers"]
 
-    pairs = [("adapter", name) for name in adapters]
+    pairs = [(role, name) for name, adapter in adapters.items() for role in ("adapter", f"adapter.{adapter}")]
     for found in layers.values():
         for layer in found:
             pairs.extend(_layer_roles(layer, _width(model, layer)))

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,11 @@ from alloytune.record.atomic import new_folder
 TOLERANCE = 1e-3  # of the largest output; float32 rounding over a few dozen layers stays below
 
 
+def difference(outputs: np.ndarray, expected: np.ndarray) -> float:
+    """Give the largest difference between outputs, relative to the largest output that was expected."""
+    return float(np.abs(outputs - expected).max()) / (float(np.abs(expected).max()) or 1.0)
+
+
 @dataclass(frozen=True)
 class Places:
     """Where the parts go. `source` is the pretrained model that an adapter alone belongs on."""
@@ -31,55 +36,77 @@ class Places:
     base: Path
 
 
-def save_tuned(state: ModelState, tokenizer: PreTrainedTokenizerBase, places: Places, card: str) -> dict[str, bool]:
-    """Save the model, and the adapter alone where one is attached; give which folders were written.
+def save_tuned(
+    state: ModelState, tokenizer: PreTrainedTokenizerBase, places: Places, card: Callable[[str], str]
+) -> dict[str, bool]:
+    """Save the model, and the adapters alone where some are attached; give which folders were written.
 
-    `model/` holds everything in one (the adapter merged). An adapter that cannot be merged is saved with `base/`,
-    the model that it sits on, instead. `base/` is also written beside an adapter whose base has moved. The model
-    ends as it began, but for an adapter that is merged in now.
+    `model/` holds everything in one (adapters merged). Adapters that cannot be merged are saved with `base/`, the
+    model that they sit on, instead. `base/` is also written beside an adapter whose base has moved, and beside
+    several: it holds the head, which an adapter alone brings along. The model ends as it began, but for adapters that
+    are merged in now. `card` writes a model card for the library that loads the folder.
     """
-    if state.attachment is None:
-        _save_model(state, tokenizer, places.model, card)
+    if not state.attached:
+        _save_model(state, tokenizer, places.model, card("transformers"))
         return {"model": True, "adapter": False, "base": False}
-    mergeable = state.attachment.settings.mergeable
-    needs_base = state.base_moved or not mergeable
-    # from the run folder, wherever that is moved; "./" keeps it from being taken for the name of a model on a hub
-    base = f"./{places.base.name}" if needs_base else places.source
-    with _folder(tokenizer, places.adapter, card + _how_to_load(state, places, needs_base)) as folder:
-        save_adapter(state.model, state.attached, state.head, base, folder)
+    mergeable = state.mergeable
+    needs_base = state.base_moved or not mergeable or len(state.attached) > 1
+    _save_adapters(state, tokenizer, places, card("peft") + _how_to_load(state, places, needs_base), needs_base)
     if needs_base:
         whole = state.snapshot(state.adapter_names)
         state.take_off()
-        _save_model(state, tokenizer, places.base, card)
+        _save_model(state, tokenizer, places.base, card("transformers"))
         state.restore(whole)
     if mergeable:
         state.merge()
-        _save_model(state, tokenizer, places.model, card)
+        _save_model(state, tokenizer, places.model, card("transformers"))
     return {"model": mergeable, "adapter": True, "base": needs_base}
 
 
+def _save_adapters(
+    state: ModelState, tokenizer: PreTrainedTokenizerBase, places: Places, card: str, needs_base: bool
+) -> None:
+    """Write one adapter with the head that was trained beside it; several each into a folder of its name."""
+    # from the run folder, wherever that is moved; "./" keeps it from being taken for the name of a model on a hub
+    base = f"./{places.base.name}" if needs_base else places.source
+    with _folder(tokenizer, places.adapter, card) as folder:
+        if len(state.attached) == 1:
+            save_adapter(state.model, state.attached, 0, state.head, base, folder)
+            return
+        for number, attachment in enumerate(state.attachments):
+            own = folder / attachment.name
+            own.mkdir()
+            save_adapter(state.model, state.attached, number, frozenset(), base, own)
+
+
 def verify_saved(
-    folders: Mapping[str, Path], source: str, inputs: Mapping[str, Any], expected: np.ndarray, config: Mapping[str, Any]
+    folders: Mapping[str, Path],
+    adapters: Sequence[str],
+    source: str,
+    inputs: Mapping[str, Any],
+    expected: np.ndarray,
+    config: Mapping[str, Any],
 ) -> dict[str, float]:
     """Load each saved folder in a fresh process and compare its outputs with `expected`, [rows, ...].
 
-    `folders` holds `model`, or `adapter` (with `base` where written; else it goes on `source`), or both.
+    `folders` holds `model`, or `adapter` (with `base` where written; else it goes on `source`), or both; `adapters`
+    are the names of those that were attached, in order.
     Gives the largest difference by folder, relative to the largest output. Raises VerificationError above TOLERANCE.
     """
     found = _outputs_when_reloaded(
         {
             "folders": {name: str(path) for name, path in folders.items()},
+            "adapters": list(adapters),
             "source": source,
             "inputs": dict(inputs),
             "config": dict(config),
         }
     )
-    scale = float(np.abs(expected).max()) or 1.0
-    differences = {name: float(np.abs(outputs - expected).max()) / scale for name, outputs in found.items()}
-    for name, difference in differences.items():
-        if not difference <= TOLERANCE:
+    differences = {name: difference(outputs, expected) for name, outputs in found.items()}
+    for name, found_difference in differences.items():
+        if not found_difference <= TOLERANCE:
             raise VerificationError(
-                f"{folders[name]}: loaded again, its outputs differ by {difference:.1e} of the largest output "
+                f"{folders[name]}: loaded again, its outputs differ by {found_difference:.1e} of the largest output "
                 f"(allowed: {TOLERANCE:.0e}); do not use it, and report this with the run's resolved.json"
             )
     return differences
@@ -121,17 +148,26 @@ def _how_to_load(state: ModelState, places: Places, needs_base: bool) -> str:
     more = "" if needs_base else f", num_labels={config.num_labels}, ignore_mismatched_sizes=True"
     padding = config.get_text_config().pad_token_id
     more += "" if needs_base or padding is None else f", pad_token_id={padding}"
-    known = "" if state.attached.settings.kind == "lora" else "import alloytune.models.bottleneck  # known to PEFT\n"
+    names = [attachment.name for attachment in state.attachments]
+    kinds = {attachment.settings.kind for attachment in state.attachments}
+    lines = ["import alloytune.models.bottleneck  # known to PEFT"] if "bottleneck" in kinds else []
+    lines += ["", f"model = AutoModelForSequenceClassification.from_pretrained({on}{more})"]
+    if len(names) == 1:
+        lines = [
+            "from peft import PeftModel",
+            *lines,
+            f'model = PeftModel.from_pretrained(model, "./{places.adapter.name}")',
+        ]
+    else:
+        lines += [f'model.load_adapter("./{places.adapter.name}/{name}", adapter_name="{name}")' for name in names]
+        lines += [f"model.set_adapter({json.dumps(names)})"]
+    code = "\n".join(["from transformers import AutoModelForSequenceClassification", *lines])
     return f"""
 ## Loading this adapter
 
 From the folder that holds `{places.adapter.name}/`{f" and `{places.base.name}/`" if needs_base else ""}:
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
-{known}
-base = AutoModelForSequenceClassification.from_pretrained({on}{more})
-model = PeftModel.from_pretrained(base, "./{places.adapter.name}")
+{code}
 ```
 """

@@ -4,6 +4,8 @@ import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
+from transformers.utils.hub import cached_file, extract_commit_hash
+
 from alloytune.errors import InputError
 
 _PACKAGE = "package:"
@@ -27,15 +29,28 @@ def locate(model: str) -> str:
 
 
 def fingerprint(source: str) -> str | None:
-    """Give a hash over the weights, settings and tokenizer of a local model; None for a hub id."""
+    """Give a hash over weights, settings and tokenizer of a local model, or a hub id's commit (None if unknown)."""
     folder = Path(source)
     if not folder.is_dir():
-        return None
+        return _hub_commit(source)
     digest = hashlib.sha256()
     for file in sorted(file for pattern in _READ for file in folder.glob(pattern)):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def _hub_commit(model: str) -> str | None:
+    """Give the commit that a hub id stands for now; in offline mode, the one in the cache."""
+    config = cached_file(
+        model,
+        "config.json",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    commit: str | None = extract_commit_hash(config, None)
+    return commit
 
 
 def _in_package(model: str) -> Path:

@@ -1,6 +1,6 @@
 """A model with what happened to it: what is attached, and which weights are no longer the pretrained ones."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,42 +8,34 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alloytune.models import adapters
-from alloytune.models.adapters import AdapterSettings, Attached
+from alloytune.models.adapters import Attached, Attachment
 from alloytune.models.roles import Roles, find_roles
-from alloytune.models.weights import Weights, copy_weights, named_weights, put_weights
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """What it takes to attach an adapter again: its settings and the base weights that it sits beside."""
-
-    settings: AdapterSettings
-    names: frozenset[str]
-    seed: int
+from alloytune.models.tree import canonical_name
+from alloytune.models.weights import Weights, copy_weights, put_weights
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A model's adapter and some of its weights, to go back to."""
+    """A model's adapters and some of its weights, to go back to."""
 
-    attachment: Attachment | None
+    attachments: tuple[Attachment, ...]
     touched: frozenset[str]
     weights: Weights
 
 
 class ModelState:
-    """A model whose adapter comes and goes. Between stages its weights move by these verbs alone.
+    """A model whose adapters come and go. Between stages its weights move by these verbs alone.
 
     `fresh` names the weights that no file held (the head, sometimes the pooler); they count as head.
     `touched` names every weight that may differ from the pretrained one: what a checkpoint must hold.
+    `attached` are the adapters in the order in which they came, where several stand on a layer from the inside out.
     """
 
     def __init__(self, model: PreTrainedModel, fresh: frozenset[str]) -> None:
         self.model = model
         self.fresh = fresh
         self.touched = self.roles().members.get("head", frozenset())
-        self.attachment: Attachment | None = None
-        self._attached: Attached | None = None
+        self.attached: tuple[Attached, ...] = ()
 
     def roles(self) -> Roles:
         """Find the roles of the model as it is now."""
@@ -60,65 +52,92 @@ class ModelState:
 
     @property
     def adapter_names(self) -> frozenset[str]:
-        """Give the names of the attached adapter's weights."""
+        """Give the names of the weights of all attached adapters."""
         return self.roles().members.get("adapter", frozenset())
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Give what is attached."""
+        return tuple(attached.attachment for attached in self.attached)
 
     @property
     def base_moved(self) -> bool:
         """Tell whether pretrained weights other than the head may have moved."""
-        return bool(self.touched - self.head - self.adapter_names)
-
-    def attach(self, attachment: Attachment, where: str) -> None:
-        """Attach an adapter; raises InputError when nothing that is selected can take it.
-
-        The head gets none: it is trained and saved whole, and PEFT loads a layer whole or with an adapter, not both.
-        """
-        device = next(self.model.parameters()).device
-        self._attached = adapters.attach(
-            self.model, attachment.settings, attachment.names - self.head, self.roles(), attachment.seed, where
-        )
-        self.model.to(device)
-        self.attachment = attachment
-        self.touched |= self.adapter_names
-
-    def merge(self) -> None:
-        """Fold the attached adapter into the base weights."""
-        assert self._attached is not None
-        self.touched -= self.adapter_names
-        self.touched |= adapters.merge(self.model, self._attached)
-        self.attachment = self._attached = None
-
-    def take_off(self) -> None:
-        """Remove the attached adapter."""
-        assert self._attached is not None
-        self.touched -= self.adapter_names
-        adapters.take_off(self.model, self._attached)
-        self.attachment = self._attached = None
+        members = self.roles().members
+        return bool(self.touched.difference(*(members.get(role, ()) for role in ("head", "adapter"))))
 
     @property
-    def attached(self) -> Attached:
-        """Give the attached adapter."""
-        assert self._attached is not None
-        return self._attached
+    def mergeable(self) -> bool:
+        """Tell whether all that is attached can be folded into the base weights."""
+        return all(attachment.settings.mergeable for attachment in self.attachments)
 
-    def merge_targets(self) -> frozenset[str]:
-        """Give the weights that a merge would change, and those that it would remove."""
-        if self._attached is None:
+    def attach(self, attachment: Attachment, where: str, *, fresh: bool = True) -> frozenset[str]:
+        """Attach an adapter beside those that are; give the base weights that it begins by moving (PiSSA).
+
+        One that is not `fresh` is put back, and gets its weights afterwards.
+        Raises InputError when nothing that is selected can take it.
+        """
+        device = next(self.model.parameters()).device
+        attached = adapters.attach(self.model, attachment, self.roles(), where, fresh=fresh)
+        self.attached = (*self.attached, attached)
+        adapters.activate(self.model, [each.name for each in self.attachments])
+        self.model.to(device)
+        self.touched |= self.adapter_names
+        moves = fresh and attachment.settings.moves_base
+        return adapters.base_weights(self.model, [attached]) if moves else frozenset()
+
+    def merge(self, names: Iterable[str] | None = None) -> None:
+        """Fold adapters into the base weights: those of these names, or all."""
+        leaving = self._chosen(names)
+        self._forget(leaving)
+        self.touched |= adapters.merge(self.model, leaving)
+
+    def take_off(self, names: Iterable[str] | None = None) -> None:
+        """Remove adapters: those of these names, or all."""
+        leaving = self._chosen(names)
+        self._forget(leaving)
+        adapters.take_off(self.model, leaving)
+
+    def at_stake(self, names: Iterable[str]) -> frozenset[str]:
+        """Give the weights that are lost when adapters are merged or removed: all adapters', and their base weights.
+
+        The other adapters are among them, as going back puts all on anew, in order.
+        """
+        leaving = self._chosen(names)
+        return adapters.base_weights(self.model, leaving) | self.adapter_names if leaving else frozenset()
+
+    def displaced_by(self, attachments: Iterable[Attachment]) -> frozenset[str]:
+        """Give the base weights that adapters would move when they are attached."""
+        moving = [attachment for attachment in attachments if attachment.settings.moves_base]
+        if not moving:
             return frozenset()
-        names = frozenset(f"{target}.{part}" for target in self._attached.targets for part in ("weight", "bias"))
-        return (names & frozenset(named_weights(self.model))) | self.adapter_names
+        roles, head = self.roles(), self.head
+        targets = [target for each in moving for target in each.settings.targets(self.model, roles, each.names - head)]
+        return frozenset(f"{canonical_name(target)}.weight" for target in targets)
+
+    def pluses(self) -> dict[str, float]:
+        """Give the weights that move faster than the rest of their adapter, and how many times (LoRA+)."""
+        faster = {each.name: each.settings.plus for each in self.attachments if each.settings.plus is not None}
+        members = self.roles().members if faster else {}
+        return {
+            weight: plus
+            for name, plus in faster.items()
+            for weight in members[f"adapter.{name}"]
+            if ".lora_B." in weight
+        }
 
     def snapshot(self, names: frozenset[str]) -> Snapshot:
         """Copy these weights, and note what is attached."""
-        return Snapshot(self.attachment, self.touched, copy_weights(self.model, names))
+        return Snapshot(self.attachments, self.touched, copy_weights(self.model, names))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back: the adapter of then, the weights of then."""
-        if self.attachment is not snapshot.attachment:
-            if self.attachment is not None:
-                self.take_off()
-            if snapshot.attachment is not None:
-                self.attach(snapshot.attachment, "rollback")
+        """Go back: the adapters of then, the weights of then."""
+        staying = len(snapshot.attachments)
+        if self.attachments[:staying] != snapshot.attachments:
+            staying = 0
+        self.take_off([attachment.name for attachment in self.attachments[staying:]])
+        for attachment in snapshot.attachments[staying:]:
+            self.attach(attachment, "rollback", fresh=False)
         put_weights(self.model, snapshot.weights)
         self.touched = snapshot.touched
 
@@ -133,3 +152,15 @@ class ModelState:
     def to(self, device: torch.device) -> None:
         """Move the model to a device."""
         self.model.to(device)
+
+    def _chosen(self, names: Iterable[str] | None) -> list[Attached]:
+        wanted = None if names is None else set(names)
+        return [each for each in self.attached if wanted is None or each.attachment.name in wanted]
+
+    def _forget(self, leaving: list[Attached]) -> None:
+        """Note that adapters go."""
+        if not leaving:
+            return
+        members = self.roles().members
+        self.touched = self.touched.difference(*(members[f"adapter.{each.attachment.name}"] for each in leaving))
+        self.attached = tuple(each for each in self.attached if each not in leaving)

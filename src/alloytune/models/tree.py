@@ -81,28 +81,33 @@ def linear_features(module: nn.Module) -> tuple[int, int] | None:
     return (source, result) if isinstance(source, int) and isinstance(result, int) else None
 
 
-def read_weights(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[list[Weight], list[str]]:
-    """Return the weights in the model's order, and the names of adapter parameters."""
+def read_weights(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[list[Weight], dict[str, str]]:
+    """Return the weights in the model's order, and adapter parameters with the names of their adapters."""
     tuners = {name for name, module in model.named_modules() if isinstance(module, (BaseTuner, BaseTunerLayer))}
     names: dict[nn.Parameter, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names[parameter].append(name)
-    adapters = [found[0] for found in names.values() if _is_adapter(found[0], tuners)]
+    adapters = {found[0]: adapter for found in names.values() if (adapter := _adapter_of(found[0], tuners))}
     weights = [
         Weight(tuple(canonical), parameter, modules[canonical[0].rpartition(".")[0]])
         for parameter, found in names.items()
-        if not _is_adapter(found[0], tuners)
+        if found[0] not in adapters
         for canonical in [[canonical_name(name) for name in found]]
     ]
-    return weights, [canonical_name(name) for name in adapters]
+    return weights, {canonical_name(name): adapter for name, adapter in adapters.items()}
 
 
-def _is_adapter(name: str, tuners: set[str]) -> bool:
-    """Say whether PEFT brought a parameter: it hangs on a tuner, and is not of the layer that the tuner wraps."""
+def _adapter_of(name: str, tuners: set[str]) -> str | None:
+    """Give the adapter that PEFT brought a parameter with; None where it is not PEFT's.
+
+    PEFT's hang on a tuner, not on the layer that it wraps, and lie there by adapter: `...query.lora_A.NAME.weight`.
+    """
     for parent in _parents(name):
-        if parent in tuners and name[len(parent) + 1 :].partition(".")[0] not in ("base_layer", "model"):
-            return True
-    return name.startswith("prompt_encoder.")
+        if parent in tuners:
+            part, _, rest = name[len(parent) + 1 :].partition(".")
+            if part not in ("base_layer", "model"):
+                return rest.partition(".")[0]
+    return name.split(".")[1] if name.startswith("prompt_encoder.") else None
 
 
 def _parents(name: str) -> Iterator[str]:

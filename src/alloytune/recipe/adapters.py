@@ -1,120 +1,269 @@
-"""Rules on adapters across stages: what may be attached when a stage begins.
+"""Rules on adapters, within a stage and across stages: what may be attached, merged, dropped and named in each.
 
 Stages can be rolled back or left out, so there are several courses that a run may take. They are followed side by
-side: each is the adapter that stands after the stages so far. A stage must be right in all of them.
+side: each is the adapters that stand after the stages so far. A stage must be right in all of them.
 """
 
-from collections.abc import Iterator
+import keyword
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from typing import Literal
 
+from alloytune.expression import parse, roles_in
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import Otherwise, Stage
-from alloytune.selection import parse, roles_in
+from alloytune.recipe.types import KINDS, Attach, Otherwise, Stage
+
+Standing = frozenset[tuple[int, int]]  # stage, and which of its adapters
 
 
 @dataclass(frozen=True)
 class Course:
-    """One way in which a run may go: the stage whose adapter is attached, and whether the next stage is left out."""
+    """One way in which a run may go: the adapters that are attached, and whether the next stage is left out."""
 
-    adapter: int | None = None
+    standing: Standing = frozenset()
     skips: bool = False
 
 
 def check_adapters(stages: list[Stage]) -> Iterator[Mistake]:
-    """Find stages that merge, attach or train an adapter which is not, or may not be, as they need it."""
-    courses = {Course()}
-    for index, stage in enumerate(stages):
-        running = {course.adapter for course in courses if not course.skips}
-        about = tuple(("stages", before, key) for before in range(index) for key in ("attach", "merge", "accept"))
-        for mistake in _check_stage(stages, index, running):
-            yield Mistake(mistake.path, mistake.message, mistake.at_key, about=(*about, *_own(index)))
-        courses = {after for course in courses for after in _courses_after(stage, index, course)}
+    """Find stages that attach, merge, drop or train adapters which are not, or may not be, as they need them."""
+    planned: Standing = frozenset()  # what stands if every stage is kept
+    for index, (stage, running) in enumerate(zip(stages, standings_before(stages), strict=True)):
+        keys = ("attach", "merge", "drop", "accept")
+        about = tuple(("stages", before, key) for before in range(index) for key in keys)
+        own: tuple[KeyPath, ...] = tuple(("stages", index, key) for key in keys[:3])
+        mistakes = list(_check_entries(stage, index)) or _Stage(stages, index).check(running, planned)
+        for mistake in mistakes:
+            yield Mistake(mistake.path, mistake.message, mistake.at_key, about=(*about, *own))
+        planned = _standing_after(stages, index, planned)
 
 
-def _own(index: int) -> tuple[KeyPath, ...]:
-    return ("stages", index, "attach"), ("stages", index, "merge")
+def standings_before(stages: Sequence[Stage]) -> list[set[Standing]]:
+    """Give, for every stage, the sets of adapters that may be attached when it begins."""
+    return [{course.standing for course in courses if not course.skips} for courses in _courses(stages)]
 
 
-def _courses_after(stage: Stage, index: int, course: Course) -> set[Course]:
+def standings_then_and_now(stages: Sequence[Stage], earlier: int | None, index: int) -> set[tuple[Standing, Standing]]:
+    """Give what may be attached after an earlier stage and, in the same course of a run, in this one.
+
+    `earlier` is None for the model as it came.
+    """
+    starts = {Course()}
+    if earlier is not None:
+        before = _courses(stages)[earlier]
+        starts = {after for course in before for after in _courses_after(stages, earlier, course)}
+    first = 0 if earlier is None else earlier + 1
+    return {
+        (start.standing, _standing_after(stages, index, course.standing))
+        for start in starts
+        for course in _courses(stages[: index + 1], {start}, first)[-1]
+        if not course.skips
+    }
+
+
+def _courses(
+    stages: Sequence[Stage], courses: Set[Course] = frozenset({Course()}), first: int = 0
+) -> list[Set[Course]]:
+    """Give the courses that a run may be on when each of the stages from `first` on begins."""
+    found: list[Set[Course]] = []
+    for index in range(first, len(stages)):
+        found.append(courses)
+        courses = {after for course in courses for after in _courses_after(stages, index, course)}
+    return found
+
+
+def _standing_after(stages: Sequence[Stage], index: int, standing: Standing) -> Standing:
+    """Give the adapters that are attached when a stage was kept."""
+    own = frozenset((index, number) for number in range(len(stages[index].attaches)))
+    return (standing - _leaving(stages, index, standing)) | own
+
+
+def _courses_after(stages: Sequence[Stage], index: int, course: Course) -> set[Course]:
     """Give the courses that a run may be on after a stage."""
+    stage = stages[index]
     if course.skips:
-        return {Course(course.adapter)}
-    kept = index if stage.attach else None if stage.merge else course.adapter
+        return {Course(course.standing)}
+    kept = _standing_after(stages, index, course.standing)
     if stage.accept is None:
         return {Course(kept)}
     match stage.otherwise:
         case "stop":
             return {Course(kept)}
         case "skip":
-            return {Course(kept), Course(course.adapter, skips=True)}
+            return {Course(kept), Course(course.standing, skips=True)}
         case "rollback" | "retry" | Otherwise():
-            return {Course(kept), Course(course.adapter)}
+            return {Course(kept), Course(course.standing)}
 
 
-def _check_stage(stages: list[Stage], index: int, before: set[int | None]) -> Iterator[Mistake]:
-    """Check one stage, given the adapters that may be attached when it begins."""
-    stage, path = stages[index], ("stages", index)
-    if stage.merge:
-        yield from _check_merge(stages, before, (*path, "merge"))
-        before = {None}
-    if stage.attach:
-        yield from _check_attach(stages, before, (*path, "attach"))
-        yield from _check_place(stage, (*path, "attach"))
-        before = {index}
-    named = [((*path, "train"), stage.train)] + [((*path, "rates", text), text) for text in stage.rates]
-    for where, text in named:
-        if "adapter" in roles_in(parse(text)):
-            yield from _check_named(stages, before, where)
+def _leaving(stages: Sequence[Stage], index: int, standing: Standing) -> Standing:
+    """Give the adapters that a stage merges or drops."""
+    chosen = {stages[index].merge, stages[index].drop}
+    return frozenset(place for place in standing if True in chosen or _name(stages, place) in chosen)
 
 
-def _check_merge(stages: list[Stage], before: set[int | None], path: KeyPath) -> Iterator[Mistake]:
-    """A merge after a stage that was rolled back has nothing to do, which is no mistake."""
-    adapters = sorted(_attached(before))
-    if not adapters:
-        yield Mistake(path, "nothing is attached that could be merged; attach in an earlier stage, or remove `merge`")
-    for adapter in adapters:
-        attach = stages[adapter].attach
-        if attach is not None and attach.bottleneck is not None:
-            message = (
-                f"the bottleneck adapter of stage {stages[adapter].name!r} cannot be merged: it is not linear, so no "
-                "weight can hold it; remove `merge`, or use lora"
-            )
+def _name(stages: Sequence[Stage], place: tuple[int, int]) -> str:
+    attach = _attach(stages, place)
+    return attach.called if attach.kinds else ""
+
+
+def _attach(stages: Sequence[Stage], place: tuple[int, int]) -> Attach:
+    return stages[place[0]].attaches[place[1]]
+
+
+# Within one entry of `attach`.
+
+
+def _check_entries(stage: Stage, index: int) -> Iterator[Mistake]:
+    """Every entry names one kind, a name of its own, and pretrained layers."""
+    names: list[str] = []
+    for number, attach in enumerate(stage.attaches):
+        path = _entry_path(stage, index, number)
+        about = tuple((*path, kind) for kind in KINDS)
+        if not attach.kinds:
+            message = "attach names no adapter; write {lora: {rank: 8}} or {bottleneck: {}}"
+            yield Mistake(path, message, about=about)
+            continue
+        if len(attach.kinds) > 1:
+            both = " and ".join(attach.kinds)
+            listed = ", ".join(f"{{{kind}: ...}}" for kind in attach.kinds)
+            message = f"{both} cannot stand in one mapping; write a list, [{listed}], or keep one of them"
+            yield Mistake(path, message, about=about)
+            continue
+        if attach.called in names:
+            message = f"two adapters are called {attach.called!r}; give one of them another `name`"
             yield Mistake(path, message)
+        if keyword.iskeyword(attach.called):
+            message = f"{attach.called!r} cannot be named in a selection; choose another word"
+            yield Mistake((*path, "name"), message)
+        names.append(attach.called)
+        if _adapters_in(attach.on):
+            message = f"{attach.on!r} names the adapter itself; name layers, such as 'attention | mlp'"
+            yield Mistake((*path, attach.kinds[0], "on"), message)
+        if attach.stack and attach.lora is not None and attach.lora.dora:
+            message = "DoRA measures the base weights alone and cannot stand on another adapter; remove one of the two"
+            yield Mistake((*path, "stack"), message)
 
 
-def _check_attach(stages: list[Stage], before: set[int | None], path: KeyPath) -> Iterator[Mistake]:
-    for adapter in sorted(_attached(before)):
-        is_linear = getattr(stages[adapter].attach, "bottleneck", None) is None
-        may = "may still be" if None in before else "is still"
-        remedy = "add `merge: true` to this stage to fold it in first, or remove" if is_linear else "remove"
-        message = f"the adapter of stage {stages[adapter].name!r} {may} attached; {remedy} one `attach`"
-        yield Mistake(path, message, at_key=True)
+def _entry_path(stage: Stage, index: int, number: int) -> KeyPath:
+    own = () if isinstance(stage.attach, Attach) else (number,)
+    return ("stages", index, "attach", *own)
 
 
-def _check_place(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
-    """An adapter stands beside pretrained weights, not on another adapter."""
-    for kind in ("lora", "bottleneck"):
-        adapter = getattr(stage.attach, kind)
-        if adapter is not None and "adapter" in roles_in(parse(adapter.on)):
-            message = f"{adapter.on!r} names the adapter itself; name layers, such as 'attention | mlp'"
-            yield Mistake((*path, kind, "on"), message)
+def _adapters_in(text: str) -> list[str]:
+    """Give the adapters that a selection names, as `adapter` or `adapter.NAME`."""
+    return [role for role in roles_in(parse(text)) if role.partition(".")[0] == "adapter"]
 
 
-def _check_named(stages: list[Stage], before: set[int | None], path: KeyPath) -> Iterator[Mistake]:
-    at_key = path[-2] == "rates"
-    if not _attached(before):
-        remedy = "add `attach: {lora: {rank: 8}}` to this stage, or take `adapter` out"
-        yield Mistake(path, f"'adapter' is named, but none is attached here; {remedy}", at_key)
-    elif None in before:
-        can_merge = all(getattr(stages[adapter].attach, "lora", None) for adapter in _attached(before))
-        remedy = "attach in this stage, after `merge: true`, or take" if can_merge else "take"
-        names = " or ".join(repr(stages[adapter].name) for adapter in sorted(_attached(before)))
-        message = (
-            f"'adapter' is named, but that of stage {names} may be absent, as a stage before can be rolled back or "
-            f"left out; {remedy} `accept` out of the earlier one"
-        )
-        yield Mistake(path, message, at_key)
+# One stage among the others.
 
 
-def _attached(before: set[int | None]) -> set[int]:
-    return {adapter for adapter in before if adapter is not None}
+class _Stage:
+    """One stage, checked against the adapters that may stand when it begins."""
+
+    def __init__(self, stages: Sequence[Stage], index: int) -> None:
+        self.stages = stages
+        self.index = index
+        self.stage = stages[index]
+
+    def check(self, before: set[Standing], planned: Standing) -> Iterator[Mistake]:
+        """Find what is wrong in one of the courses; `planned` is what stands before it if all stages are kept."""
+        for verb in ("merge", "drop"):
+            if getattr(self.stage, verb):
+                yield from self._check_leaving(verb, before)
+        merge, drop = self.stage.merge, self.stage.drop
+        if merge and drop and (True in (merge, drop) or merge == drop):
+            message = (
+                "an adapter cannot be merged and dropped at once; name one adapter for each, or remove one of them"
+            )
+            yield Mistake(("stages", self.index, "drop"), message)
+        remaining = {standing - _leaving(self.stages, self.index, standing) for standing in before}
+        yield from self._check_room(remaining, planned)
+        yield from self._check_company(remaining)
+        after = {_standing_after(self.stages, self.index, standing) for standing in before}
+        named: list[tuple[KeyPath, str]] = [*self.stage.trains.items()]
+        named += [(("rates", text), text) for text in self.stage.rates]
+        if self.stage.combine is not None and self.stage.combine.of is not None:
+            named.append((("combine", "of"), self.stage.combine.of))
+        for key, text in named:
+            for role in _adapters_in(text):
+                yield from self._check_role(role, after, ("stages", self.index, *key))
+
+    def _check_leaving(self, verb: Literal["merge", "drop"], before: set[Standing]) -> Iterator[Mistake]:
+        """What is to leave must be there in some course: after a rollback there may be nothing to do."""
+        path = ("stages", self.index, verb)
+        wanted = getattr(self.stage, verb)
+        places = sorted(frozenset[tuple[int, int]]().union(*before))
+        chosen = [place for place in places if wanted is True or _name(self.stages, place) == wanted]
+        done = "merged" if verb == "merge" else "dropped"
+        if not chosen:
+            what = "nothing is attached" if wanted is True else f"no adapter {wanted!r} is attached"
+            there = ", ".join(sorted({_name(self.stages, place) for place in places}))
+            remedy = f"there is {there}" if there else f"attach in an earlier stage, or remove `{verb}`"
+            yield Mistake(path, f"{what} that could be {done}; {remedy}")
+        for place in chosen:
+            attach, by = _attach(self.stages, place), self.stages[place[0]].name
+            if verb == "merge" and attach.bottleneck is not None:
+                message = (
+                    f"the bottleneck adapter of stage {by!r} cannot be merged: it is not linear, so no "
+                    "weight can hold it; remove `merge`, or use lora"
+                )
+                yield Mistake(path, message)
+            if verb == "merge" and attach.stack and len(chosen) < len(places):
+                message = (
+                    f"the adapter {attach.called!r} of stage {by!r} may stand on another (stack), which has to be "
+                    "merged before it; write `merge: true`"
+                )
+                yield Mistake(path, message)
+            if verb == "drop" and attach.lora is not None and attach.lora.pissa:
+                message = (
+                    f"the adapter {attach.called!r} of stage {by!r} began by taking its start out of the base weights "
+                    "(pissa), which lack it when it is dropped; write `merge` instead"
+                )
+                yield Mistake(path, message)
+
+    def _check_room(self, remaining: set[Standing], planned: Standing) -> Iterator[Mistake]:
+        """An adapter's name is its own while it stands, and no layer that it needs is taken in only some courses."""
+        for number, attach in enumerate(self.stage.attaches):
+            for place in sorted(frozenset[tuple[int, int]]().union(*remaining)):
+                other = _attach(self.stages, place)
+                same_name = _name(self.stages, place) == attach.called
+                if not same_name and (place in planned or attach.stack):
+                    continue
+                may = "is still" if all(place in standing for standing in remaining) else "may still be"
+                fold = "add `merge: true` to this stage to fold it in first, or " if not other.bottleneck else ""
+                remedy = "give this one another `name`" if same_name else "write `stack: true`"
+                whose = f"{_name(self.stages, place)!r} of stage {self.stages[place[0]].name!r}"
+                message = f"the adapter {whose} {may} attached; {fold}{remedy}"
+                yield Mistake(_entry_path(self.stage, self.index, number), message, at_key=True)
+
+    def _check_company(self, remaining: set[Standing]) -> Iterator[Mistake]:
+        """The matrices that VeRA shares are its tuner's, which nothing loads beside other adapters."""
+        others = frozenset[tuple[int, int]]().union(*remaining)
+        for number, attach in enumerate(self.stage.attaches):
+            beside = [_attach(self.stages, place) for place in others]
+            beside += [other for place, other in enumerate(self.stage.attaches) if place != number]
+            if beside and (attach.vera is not None or any(other.vera is not None for other in beside)):
+                message = "vera stands beside no other adapter; attach it alone, or merge the other one first"
+                yield Mistake(_entry_path(self.stage, self.index, number), message)
+                return
+
+    def _check_role(self, role: str, after: set[Standing], path: KeyPath) -> Iterator[Mistake]:
+        """An adapter that is named must be there in every course."""
+        at_key = path[-2] == "rates"
+        name = role.partition(".")[2]
+        fitting = [{place for place in standing if name in ("", _name(self.stages, place))} for standing in after]
+        places = sorted(set[tuple[int, int]]().union(*fitting))
+        if not places:
+            standing = sorted({_name(self.stages, place) for each in after for place in each})
+            there = f"there is {', '.join(standing)}; " if standing else ""
+            remedy = "add `attach: {lora: {rank: 8}}` to this stage, or take `adapter` out"
+            message = f"'{role}' is named, but none is attached here; {there}{remedy}"
+            yield Mistake(path, message, at_key)
+        elif not all(fitting):
+            can_merge = all(_attach(self.stages, place).bottleneck is None for place in places)
+            remedy = "attach in this stage, after `merge: true`, or take" if can_merge else "take"
+            stages = " or ".join(dict.fromkeys(repr(self.stages[place[0]].name) for place in places))
+            message = (
+                f"'{role}' is named, but that of stage {stages} may be absent, as a stage before can be rolled back or "
+                f"left out; {remedy} `accept` out of the earlier one"
+            )
+            yield Mistake(path, message, at_key)

@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 
 from alloytune.recipe.adapters import check_adapters
+from alloytune.recipe.choices import check_choices
+from alloytune.recipe.combining import check_combining
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import Data, Recipe, Stage
+from alloytune.recipe.speed import check_speed
+from alloytune.recipe.turns import check_turns
+from alloytune.recipe.types import PRETRAINED, WITHOUT_TRAINING, Data, Recipe, Score, Stage, retry_of
 
 
 def check(recipe: Recipe) -> Iterator[Mistake]:
@@ -18,6 +22,8 @@ def check(recipe: Recipe) -> Iterator[Mistake]:
     for index, stage in enumerate(recipe.stages):
         yield from _check_stage(stage, ("stages", index))
     yield from check_adapters(recipe.stages)
+    yield from check_combining(recipe.stages)
+    yield from check_speed(recipe.stages)
 
 
 def _check_data(data: Data) -> Iterator[Mistake]:
@@ -59,9 +65,12 @@ def _check_names(stages: list[Stage]) -> Iterator[Mistake]:
     for index, stage in enumerate(stages):
         if stage.name in first:
             number = first[stage.name]
-            message = f"{stage.name!r} is the name of stages[{number}], too; every stage needs its own"
+            message = f"{stage.name!r} is the name of an earlier stage, too; every stage needs its own"
             yield Mistake(("stages", index, "name"), message, about=(("stages", number, "name"),))
         first.setdefault(stage.name, index)
+        if stage.name == PRETRAINED:
+            message = f"{PRETRAINED!r} names the model as it came; choose another word for this stage"
+            yield Mistake(("stages", index, "name"), message)
 
 
 def _check_stage(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
@@ -69,33 +78,48 @@ def _check_stage(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
     if stage.accept is None and "otherwise" in stage.model_fields_set:
         message = "'otherwise' never happens without `accept`; add `accept: {gain: 0}`, or remove it"
         yield Mistake((*path, "otherwise"), message, at_key=True, about=((*path, "accept"),))
+    yield from _check_training(stage, path)
     yield from _check_until(stage, (*path, "until"))
-    yield from _check_attach(stage, (*path, "attach"))
+    yield from check_choices(stage, path)
+    yield from check_turns(stage, path)
+
+
+def _check_training(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
+    """A stage trains or combines; without training, what is about training would be ignored."""
+    if stage.train is not None:
+        return
+    if stage.combine is None:
+        message = (
+            "'train' is missing; it takes a selection such as 'layers[-2:] | head' (only a stage with `combine` can "
+            "do without)"
+        )
+        yield Mistake((*path, "train"), message, about=((*path, "combine"),))
+        return
+    for key in Stage.model_fields:
+        if key in stage.model_fields_set - WITHOUT_TRAINING:
+            message = f"{key!r} does nothing in a stage that has no `train`; remove it, or add `train`"
+            yield Mistake((*path, key), message, at_key=True, about=((*path, "train"),))
+    if retry_of(stage) is not None:
+        message = "a stage without `train` ends the same at every try; write rollback, skip or stop"
+        yield Mistake((*path, "otherwise"), message, about=((*path, "train"), (*path, "accept")))
 
 
 def _check_until(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
     """A stage needs a limit that is surely reached."""
-    limits = (stage.until.epochs, stage.until.updates, stage.until.minutes)
-    if any(limit is not None for limit in limits):
+    until = stage.until
+    sure = ("epochs", "updates", "minutes", "flops")
+    about = tuple((*path, key) for key in (*sure, "score", "patience"))
+    if until.score == Score():
+        message = "score names no metric; write a number such as 0.95, or {macro_f1: 0.95}"
+        yield Mistake((*path, "score"), message)
+    if any(getattr(until, key) is not None for key in sure):
         return
-    about = tuple((*path, key) for key in ("epochs", "updates", "minutes", "patience"))
-    if stage.until.patience is None:
-        yield Mistake(path, "the stage has no end; give epochs, updates or minutes, such as {epochs: 3}", about=about)
+    unsure = [key for key in ("patience", "score") if getattr(until, key) is not None]
+    if not unsure:
+        message = "the stage has no end; give epochs, updates, minutes or flops, such as {epochs: 3}"
     else:
         message = (
-            "patience alone may never end the stage; give epochs, updates or minutes beside it, "
-            f"such as {{epochs: 10, patience: {stage.until.patience}}}"
+            f"{' and '.join(unsure)} alone may never end the stage; give epochs, updates, minutes or flops beside it, "
+            f"such as {{epochs: 10, {unsure[0]}: {'2' if unsure[0] == 'patience' else '0.95'}}}"
         )
-        yield Mistake(path, message, about=about)
-
-
-def _check_attach(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
-    """A stage adds one adapter of one kind."""
-    if stage.attach is None:
-        return
-    about = ((*path, "lora"), (*path, "bottleneck"))
-    if stage.attach.lora is None and stage.attach.bottleneck is None:
-        yield Mistake(path, "attach names no adapter; write {lora: {rank: 8}} or {bottleneck: {}}", about=about)
-    elif stage.attach.lora is not None and stage.attach.bottleneck is not None:
-        message = "lora and bottleneck cannot be attached at once; keep one of them in this stage"
-        yield Mistake(path, message, about=about)
+    yield Mistake(path, message, about=about)

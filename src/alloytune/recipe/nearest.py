@@ -8,13 +8,17 @@ from alloytune.recipe.places import KeyPath, Mistake
 
 # Words of other tools that people will type, and our word for them.
 SYNONYMS = {
+    "adapter_name": "name",
+    "adapter_path": "folder",
     "adapters": "attach",
+    "badam_switch_interval": "every",
     "base_model": "model",
     "batch_size": "batch",
     "bf16": "precision",
     "dataset": "data",
     "datasets": "data",
     "description": "about",
+    "detach": "drop",
     "dev": "validation",
     "early_stopping_patience": "patience",
     "epoch": "epochs",
@@ -22,17 +26,21 @@ SYNONYMS = {
     "eval_file": "validation",
     "eval_steps": "evaluate",
     "fp16": "precision",
-    "fraction": "factor",
     "gradient_clipping": "clip",
+    "gradual_unfreezing": "unfreeze",
     "houlsby": "bottleneck",
     "init_lr": "rate",
     "label_column": "label",
+    "label_smoothing_factor": "label_smoothing",
     "labels": "label",
+    "layerwise_lr_decay": "layer_decay",
     "learning_rate": "rate",
     "learning_rates": "rates",
+    "lisa_step_interval": "every",
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
     "lora_r": "rank",
+    "loraplus_lr_ratio": "plus",
     "lr": "rate",
     "lr_scheduler": "schedule",
     "lr_scheduler_type": "schedule",
@@ -53,16 +61,21 @@ SYNONYMS = {
     "num_epochs": "epochs",
     "num_steps": "updates",
     "num_train_epochs": "epochs",
+    "oft_block_size": "block",
     "on_fail": "otherwise",
+    "optim": "optimizer",
     "parameters": "train",
     "params": "train",
     "per_device_train_batch_size": "micro_batch",
+    "pfeiffer": "bottleneck",
     "phases": "stages",
     "pretrained": "model",
     "pretrained_model_name_or_path": "model",
     "r": "rank",
     "random_seed": "seed",
+    "rdrop": "r_drop",
     "reduction_factor": "reduction",
+    "remove": "drop",
     "retries": "times",
     "save_best": "keep",
     "scheduler": "schedule",
@@ -84,7 +97,9 @@ SYNONYMS = {
     "train_batch_size": "batch",
     "train_file": "train",
     "trainable": "train",
-    "unfreeze": "train",
+    "unload": "drop",
+    "use_dora": "dora",
+    "use_rslora": "rslora",
     "val": "validation",
     "valid": "validation",
     "validation_file": "validation",
@@ -95,10 +110,11 @@ SYNONYMS = {
 
 # Words of other tools that have no counterpart here, and what to write instead.
 REMARKS = {
+    "adalora": "AdaLoRA steers every update of the loop and is left out; `lora` takes ranks by selection",
     "freeze": "`train` names what moves, and everything else stays as it is",
     "frozen": "`train` names what moves, and everything else stays as it is",
     "gradient_accumulation_steps": "`batch` is the whole update, and `micro_batch` what fits into memory at once",
-    "optimizer": "every stage uses AdamW",
+    "prefix": "prefix tuning has no layer to stand on and is left out; `ia3` and `lora` are as small",
 }
 
 
@@ -122,6 +138,9 @@ def unknown_key(path: KeyPath) -> Mistake:
     bare = key.lower().replace("-", "_")
     if bare in REMARKS:
         return Mistake(path, f"unknown key {key!r}; {REMARKS[bare]}", at_key=True)
+    if key in known:  # of another kind of entry
+        message = f"{key!r} cannot stand beside `repeat`; it belongs in the stages of the block"
+        return Mistake(path, message, at_key=True)
     word = SYNONYMS.get(bare, bare)
     homes = _homes(word, parent)
     close = word if word in known else None if homes else _nearest_key(bare, known)

@@ -69,7 +69,8 @@ def _step(word: str, path: KeyPath, value: Any) -> str | int:
     """Give the key or index that a word of a path means; a stage's name stands for its index."""
     for part in path:
         value = value[part] if isinstance(value, list) and isinstance(part, int) else (value or {}).get(part)
-    if not any(node.get("type") == "array" for node in shape.at(path)):
+    kinds = {node.get("type") for node in shape.at(path)}
+    if "array" not in kinds or ("object" in kinds and not isinstance(value, list)):
         if value is not None and not isinstance(value, dict):
             raise ValueError(f"nothing stands below '{dotted(path)}', which is {value!r}; end the path there")
         return word

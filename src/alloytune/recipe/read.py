@@ -5,7 +5,7 @@ value and `checks` the rules between them; paths become absolute.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from alloytune.recipe.checks import check
 from alloytune.recipe.found import find
 from alloytune.recipe.overrides import apply
 from alloytune.recipe.places import KeyPath, Mistake, Places, starts_with
+from alloytune.recipe.repeat import expand, in_the_writing
 from alloytune.recipe.sound import sound_part
-from alloytune.recipe.types import Recipe
+from alloytune.recipe.types import WITHOUT_TRAINING, Attach, Recipe, Stage, WrittenRecipe
 from alloytune.recipe.wording import mistakes_in, without_hidden
 from alloytune.recipe.yaml_text import dump, load
 
@@ -61,7 +62,9 @@ def recipe_read(
     source: str = "recipe",
 ) -> ReadRecipe:
     """Read a recipe built in code as strictly as a file, its text written for it; see `read_recipe`."""
-    plain = value.model_dump(mode="json", exclude_unset=True) if isinstance(value, Recipe) else _plain(value)
+    plain = (
+        value.model_dump(mode="json", exclude_unset=True, by_alias=True) if isinstance(value, Recipe) else _plain(value)
+    )
     if not isinstance(plain, dict):
         message = f"{type(value).__name__} is not a recipe; give a mapping or a Recipe"
         raise RecipeError([Problem(source, None, None, "", message)])
@@ -84,11 +87,16 @@ def require_complete(read: ReadRecipe) -> None:
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """Give a recipe with every default filled in, ready for JSON; `recipe_from` reads it into the same recipe."""
-    value = recipe.model_dump(mode="json")
-    for stage in value["stages"]:
-        if stage["accept"] is None:
-            del stage["otherwise"]  # it never happens, and reading refuses it
+    value = recipe.model_dump(mode="json", by_alias=True)
+    value["stages"] = [_without_idle(stage) for stage in value["stages"]]
     return value
+
+
+def _without_idle(stage: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what never happens, because reading refuses it."""
+    idle = {"otherwise"} if stage["accept"] is None else set()
+    idle |= set(stage) - WITHOUT_TRAINING if stage["train"] is None else set()
+    return {key: value for key, value in stage.items() if key not in idle}
 
 
 def _checked(
@@ -106,15 +114,20 @@ def _checked(
 def _examine(value: dict[str, Any]) -> tuple[Recipe | None, list[Mistake]]:
     """Check values one by one and together; the recipe is None where a value is mistaken."""
     try:
-        recipe = Recipe.model_validate(value)
-        return recipe, list(check(recipe))
+        return _check_written(WrittenRecipe.model_validate(value))
     except ValidationError as error:
         every = mistakes_in(error, value)
     mistakes = without_hidden(every, value)
     sound, unsure = sound_part(value, every)
     if sound is not None:
-        mistakes += [mistake for mistake in check(sound) if not _rests_on(mistake, unsure)]
+        mistakes += [mistake for mistake in _check_written(sound)[1] if not _rests_on(mistake, unsure)]
     return None, mistakes
+
+
+def _check_written(written: WrittenRecipe) -> tuple[Recipe, list[Mistake]]:
+    """Write repeated blocks out and check the rules across fields."""
+    recipe, origins = expand(written)
+    return recipe, in_the_writing(check(recipe), origins)
 
 
 def _rests_on(mistake: Mistake, unsure: set[KeyPath]) -> bool:
@@ -135,7 +148,22 @@ def _with_absolute_paths(recipe: Recipe, folder: Path, places: Places) -> Recipe
         at = absolute(recipe.model, ("model",))
         is_path = recipe.model.startswith(("./", "../", "~", "/")) or Path(at).is_dir()
         update |= {"model": at} if is_path else {}
+    if any(attach.folder for stage in recipe.stages for attach in stage.attaches):
+        update["stages"] = [_with_absolute_folders(stage, index, absolute) for index, stage in enumerate(recipe.stages)]
     return recipe.model_copy(update=update) if update else recipe
+
+
+def _with_absolute_folders(stage: Stage, index: int, absolute: Callable[[str, KeyPath], str]) -> Stage:
+    """Make the paths to folders of adapters absolute."""
+
+    def changed(attach: Attach) -> Attach:
+        path = ("stages", index, "attach")
+        return attach.model_copy(update={"folder": absolute(attach.folder, path)}) if attach.folder else attach
+
+    attach = [changed(each) for each in stage.attaches]
+    return stage.model_copy(
+        update={"attach": attach if isinstance(stage.attach, list) else attach[0]} if attach else {}
+    )
 
 
 def _plain(value: Any) -> Any:

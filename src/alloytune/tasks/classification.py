@@ -62,7 +62,11 @@ class Classification:
 
     def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the cross-entropy summed over the examples."""
-        return cross_entropy(self.outputs(model, batch), batch.targets, reduction="sum")
+        return self.loss(self.outputs(model, batch), batch)
+
+    def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        """Give the cross-entropy of logits; `label_smoothing` is the share of each target spread over all labels."""
+        return cross_entropy(outputs, batch.targets, reduction="sum", label_smoothing=label_smoothing)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the logits, [examples, labels]."""
@@ -70,9 +74,9 @@ class Classification:
         return logits.float()
 
     def scores(self, outputs: np.ndarray, targets: np.ndarray) -> Scores:
-        """Give accuracy, macro-F1 and loss, and behind them figures per class and the confusion table."""
+        """Give accuracy, macro-F1 and loss, behind them figures per class and the confusion table, and the labels."""
         values, details = classification_scores(outputs, targets, self.labels)
-        return Scores(values, details)
+        return Scores(values, details, outputs.argmax(axis=1).tolist())
 
 
 def _count_cut(

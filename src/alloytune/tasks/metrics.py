@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 
 def classification_scores(
@@ -38,6 +38,15 @@ def classification_scores(
             }
             for n, label in enumerate(labels)
         ],
-        "confusion": confusion_matrix(targets, predicted, labels=classes).tolist(),  # row: true label
+        "confusion": _confusion(targets, predicted, labels),
     }
     return values, details
+
+
+def _confusion(targets: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    """Count rows by true label, then predicted label; empty cells are left out, so many labels stay small."""
+    counts: dict[str, dict[str, int]] = {label: {} for label in labels}
+    cells, rows = np.unique(np.stack([targets, predicted]), axis=1, return_counts=True)
+    for true, found, number in zip(*cells, rows, strict=True):
+        counts[labels[true]][labels[found]] = int(number)
+    return counts

@@ -49,10 +49,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model reaches on a split: `values` by metric, and in `details` the tables behind them."""
+    """What a model reaches on a split: `values` by metric, and in `details` the tables behind them.
+
+    `predicted` is the answer to every row, in the split's order: two models can be compared row by row.
+    """
 
     values: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
+    predicted: list[int] = field(default_factory=list)
+
+    def rank(self, metric: str) -> list[float]:
+        """Give what is larger for a better model: by a metric, and equal ones by the loss."""
+        return [-self.values["loss"] if metric == "loss" else self.values[metric], -self.values["loss"]]
 
 
 class Task(Protocol):
@@ -74,6 +82,9 @@ class Task(Protocol):
 
     def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the loss summed over the batch's targets, as a float32 scalar."""
+
+    def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        """Give the loss of outputs, summed over the batch's targets."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give what predictions are made of, [examples, ...] in float32."""

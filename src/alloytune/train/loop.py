@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from alloytune.errors import NotFiniteError
 from alloytune.machine import Machine
 from alloytune.tasks.task import Batch
+from alloytune.train.clip import Clip
+from alloytune.train.moving import Still
+from alloytune.train.optimizers import Optimizer
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -29,45 +31,57 @@ class Step:
 
 def training_steps(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     updates: Iterable[list[Batch]],
     summed_loss: Loss,
     machine: Machine,
     *,
+    still: Callable[[int], Still],
     multiplier: Callable[[int], float],
-    clip: float | None,
+    clip: Clip,
     seed: int,
     done: int = 0,
 ) -> Iterator[Step]:
     """Train, giving control back after every update.
 
     `updates` are the micro-batches of update `done` + 1 and on; the loss is divided by the targets of the update, so
-    that how it is split changes nothing. `multiplier` gives the rate's multiplier by update number. Every update draws
-    its random numbers from `seed` and its own number, so that a resumed run draws the same.
+    that how it is split changes nothing. `still` lets move what moves in an update, by its number, and gives what holds
+    the rest of weights that move in part. `multiplier` gives the rate's multiplier by update number; `clip` limits the
+    gradients and gives their norm before that. Every update draws its random numbers from `seed` and its own number, so
+    that a resumed run draws the same.
     Raises NotFiniteError before the update when loss or gradient is not finite.
     """
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for number, micro_batches in enumerate(updates, done + 1):
+        held = still(number)
         model.train()
-        torch.manual_seed(_mix(seed, number))
+        optimizer.train()
+        torch.manual_seed(update_seed(seed, number))
         num_targets = sum(batch.num_targets for batch in micro_batches)
-        shares: list[Tensor] = []
-        for batch in micro_batches:
-            with machine.autocast():
-                share = summed_loss(model, batch.to(machine.device)) / num_targets
-            share.backward()
-            shares.append(share.detach())
-        loss = float(torch.stack(shares).sum())
-        grad_norm = float(clip_grad_norm_(weights, clip if clip is not None else math.inf))
+        loss = add_gradients(model, micro_batches, summed_loss, machine)
+        held.clear_gradients()
+        grad_norm = float(clip(optimizer.param_groups))
         _stop_unless_finite(loss, grad_norm, number, micro_batches)
         rate = _set_rates(optimizer, multiplier(number))
-        optimizer.step()
+        with held.during_update(optimizer):
+            optimizer.step()
         optimizer.zero_grad()
         num_tokens = sum(batch.num_tokens for batch in micro_batches)
         yield Step(number, loss, grad_norm, rate, num_targets, num_tokens)
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, multiplier: float) -> float:
+def add_gradients(model: nn.Module, micro_batches: list[Batch], summed_loss: Loss, machine: Machine) -> float:
+    """Add the gradient of the mean loss over an update's targets to the weights'; give that loss."""
+    num_targets = sum(batch.num_targets for batch in micro_batches)
+    shares: list[Tensor] = []
+    for batch in micro_batches:
+        with machine.autocast():
+            share = summed_loss(model, batch.to(machine.device)) / num_targets
+        share.backward()
+        shares.append(share.detach())
+    return float(torch.stack(shares).sum())
+
+
+def _set_rates(optimizer: Optimizer, multiplier: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * multiplier
     return float(optimizer.param_groups[0]["lr"])
@@ -85,6 +99,6 @@ def _stop_unless_finite(loss: float, grad_norm: float, number: int, micro_batche
     )
 
 
-def _mix(seed: int, number: int) -> int:
+def update_seed(seed: int, number: int) -> int:
     """Give one seed per update, without the neighbours' streams touching (splitmix64's constant)."""
     return (seed * 0x9E3779B97F4A7C15 + number) % 2**63

@@ -10,20 +10,29 @@ from torch import Tensor, nn
 
 from alloytune.errors import Interrupted, NotFiniteError
 from alloytune.machine import Machine
+from alloytune.models.combine import mix
 from alloytune.models.weights import copy_weights, named_weights, put_weights
 from alloytune.tasks.task import Scores
 from alloytune.train.batches import Updates
+from alloytune.train.clip import Clip
 from alloytune.train.loop import Loss, Step, training_steps
+from alloytune.train.optimizers import Optimizer
 from alloytune.train.schedule import Schedule
+from alloytune.train.turns import Turns
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """How long a stage trains and how it is watched; intervals are in updates unless named otherwise."""
+    """How long a stage trains and how it is watched; intervals are in updates unless named otherwise.
+
+    `patience` counts evaluations without a better `patience_metric` (`metric` where None). `enough` are scores by
+    metric that end the stage, each alone. `average_share` gives the share that the nth evaluation's weights have in
+    the running average, if there is to be one.
+    """
 
     seed: int
     schedule: Schedule
-    clip: float | None
+    clip: Clip
     max_updates: int | None
     max_seconds: float | None
     patience: int | None
@@ -32,12 +41,20 @@ class StagePlan:
     metric: str
     checkpoint_updates: int | None = None
     checkpoint_seconds: float | None = None
+    max_tokens: float | None = None
+    patience_metric: str | None = None
+    enough: Mapping[str, float] = field(default_factory=dict)
+    average_share: Callable[[int], float] | None = None
 
-    def progress(self, update: int, seconds: float) -> float:
-        """Give how much of the stage lies behind the middle of an update, 0 to 1, by the nearest limit."""
+    def progress(self, update: float, seconds: float, num_tokens: int = 0) -> float:
+        """Give how much of the stage lies behind the middle of an update, 0 to 1, by the nearest limit.
+
+        `num_tokens` have been read before it.
+        """
         by_updates = (update - 0.5) / self.max_updates if self.max_updates else 0.0
         by_seconds = seconds / self.max_seconds if self.max_seconds else 0.0
-        return max(by_updates, by_seconds)
+        by_tokens = num_tokens / self.max_tokens if self.max_tokens else 0.0
+        return max(by_updates, by_seconds, by_tokens)
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,10 @@ class Progress:
     best_update: int = 0
     best: Scores | None = None
     last: Scores | None = None
-    waited: int = 0  # evaluations since the best
+    waited: int = 0  # evaluations since the best, by the metric of `patience`
+    to_beat: list[float] | None = None  # rank of that one
+    num_evaluations: int = 0
+    num_moved: int = 0  # elements that moved, summed over the updates
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields in JSON's types."""
@@ -76,12 +96,16 @@ class StageWatcher(Protocol):
 
 @dataclass
 class StageRun:
-    """The moving parts of a stage that is being trained. `best` holds the weights of the best evaluation."""
+    """The moving parts of a stage that is being trained.
+
+    `best` holds the weights of the best evaluation, `average` the running average over all.
+    """
 
     model: nn.Module
-    optimizer: torch.optim.AdamW
-    moving: frozenset[str]
+    optimizer: Optimizer
+    turns: Turns
     best: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 def run_stage(
@@ -102,6 +126,10 @@ def run_stage(
     `progress` is where to go on from. Raises Interrupted, after saving, when a stop was requested.
     """
     clock = _Clock(progress.seconds)
+
+    def behind(update: float) -> float:
+        return plan.progress(update, clock.seconds(), progress.num_tokens)
+
     saved_update, saved_at = progress.update, time.monotonic()
     steps = training_steps(
         run.model,
@@ -109,7 +137,8 @@ def run_stage(
         updates.after(progress.update),
         summed_loss,
         machine,
-        multiplier=lambda update: plan.schedule(plan.progress(update, clock.seconds())),
+        still=lambda update: run.turns.at(update, behind(update - 0.5)),
+        multiplier=lambda update: plan.schedule(behind(update)),
         clip=plan.clip,
         seed=plan.seed,
         done=progress.update,
@@ -118,12 +147,17 @@ def run_stage(
         with clock.running():
             step = next(steps)
         progress = replace(
-            progress, update=step.update, seconds=clock.seconds(), num_tokens=progress.num_tokens + step.num_tokens
+            progress,
+            update=step.update,
+            seconds=clock.seconds(),
+            num_tokens=progress.num_tokens + step.num_tokens,
+            num_moved=progress.num_moved + run.turns.num_moving,
         )
         watcher.on_step(step, progress)
         is_due = _checkpoint_due(plan, progress.update - saved_update, time.monotonic() - saved_at)
         if step.update % plan.evaluate_every == 0 or _ended(plan, progress):
             _stop_unless_finite(run, progress.update)
+            run.optimizer.eval()
             progress = _evaluate(run, plan, progress, evaluate(), watcher)
         is_stopping = stop_requested()
         if is_due or is_stopping:
@@ -139,12 +173,22 @@ def run_stage(
 
 def _evaluate(run: StageRun, plan: StagePlan, progress: Progress, scores: Scores, watcher: StageWatcher) -> Progress:
     """Take an evaluation into account; equal scores are told apart by the loss."""
-    better = progress.best is None or _rank(scores, plan.metric) > _rank(progress.best, plan.metric)
-    progress = replace(progress, evaluated=progress.update, last=scores, waited=0 if better else progress.waited + 1)
-    if better:
+    rank = scores.rank(plan.patience_metric or plan.metric)
+    waits = progress.to_beat is not None and rank <= progress.to_beat
+    progress = replace(
+        progress,
+        evaluated=progress.update,
+        num_evaluations=progress.num_evaluations + 1,
+        last=scores,
+        waited=progress.waited + 1 if waits else 0,
+        to_beat=progress.to_beat if waits else rank,
+    )
+    if plan.average_share is not None:
+        run.average = _averaged(run, plan.average_share(progress.num_evaluations))
+    if progress.best is None or scores.rank(plan.metric) > progress.best.rank(plan.metric):
         progress = replace(progress, best=scores, best_update=progress.update)
         if plan.keep == "best":
-            run.best = copy_weights(run.model, run.moving)
+            run.best = copy_weights(run.model, run.turns.names)
     watcher.on_scores(scores, progress)
     return progress
 
@@ -152,22 +196,33 @@ def _evaluate(run: StageRun, plan: StagePlan, progress: Progress, scores: Scores
 def _stop_unless_finite(run: StageRun, update: int) -> None:
     """Stop before weights that an update has ruined are scored or saved; the loop itself looks before updates only."""
     for name, weight in named_weights(run.model).items():
-        if name in run.moving and not torch.isfinite(weight).all():
+        if name in run.turns.names and not torch.isfinite(weight).all():
             raise NotFiniteError(
                 f"update {update}: it left {name} not finite; nothing of it was saved. "
                 "A lower rate, a longer warm-up or precision: float32 usually mends it"
             )
 
 
-def _rank(scores: Scores, metric: str) -> tuple[float, float]:
-    return scores.values[metric], -scores.values["loss"]
+def _averaged(run: StageRun, share: float) -> dict[str, Tensor]:
+    """Give the running average with the weights as they are now taken in."""
+    now = copy_weights(run.model, run.turns.names)
+    return mix(run.average, [now], [share]) if run.average else now
 
 
 def _ended(plan: StagePlan, progress: Progress) -> bool:
     return (
         (plan.max_updates is not None and progress.update >= plan.max_updates)
         or (plan.max_seconds is not None and progress.seconds >= plan.max_seconds)
+        or (plan.max_tokens is not None and progress.num_tokens >= plan.max_tokens)
         or (plan.patience is not None and progress.waited >= plan.patience)
+        or (progress.last is not None and _is_enough(plan.enough, progress.last))
+    )
+
+
+def _is_enough(enough: Mapping[str, float], scores: Scores) -> bool:
+    return any(
+        scores.values[metric] <= value if metric == "loss" else scores.values[metric] >= value
+        for metric, value in enough.items()
     )
 
 

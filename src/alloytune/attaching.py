@@ -1,0 +1,68 @@
+"""What a stage does to adapters before it trains: merge, drop and attach."""
+
+from alloytune import build
+from alloytune.build import Session
+from alloytune.errors import InputError, VerificationError
+from alloytune.evaluate.predict import predict
+from alloytune.models.save import TOLERANCE, difference
+from alloytune.selection import REHEARSAL, Chooser
+
+NUM_COMPARED = 32  # rows whose outputs are compared before and after a merge
+
+
+def remove_adapters(session: Session, number: int) -> None:
+    """Carry out a stage's `merge` and `drop`; after a rollback there may be nothing to do.
+
+    Raises VerificationError when outputs change by more than rounding in a merge.
+    """
+    state, stage = session.state, session.recipe.stages[number]
+    names = [attachment.name for attachment in state.attachments]
+    merged = build.leaving(stage, "merge", names)
+    if merged:
+        _merge(session, merged, f"stages[{number}].merge")
+    state.take_off(build.leaving(stage, "drop", names))
+
+
+def attach_adapters(session: Session, number: int, chooser: Chooser, *, fresh: bool = True) -> frozenset[str]:
+    """Carry out a stage's `attach`; give the base weights that an adapter began by moving."""
+    moved = frozenset[str]()
+    for place, attachment in enumerate(build.build_attachments(session, number, chooser)):
+        where = build.attached_at(session.recipe.stages[number], number, place)
+        moved |= session.state.attach(attachment, where, fresh=fresh)
+    return moved
+
+
+def arrange_adapters(session: Session, number: int, chooser: Chooser) -> None:
+    """Attach and remove as a stage does, and move no weight of the base: for weights that are put in afterwards."""
+    state, stage = session.state, session.recipe.stages[number]
+    names = [attachment.name for attachment in state.attachments]
+    merged = build.leaving(stage, "merge", names)
+    for attachment in state.attachments:
+        if attachment.name in merged and not attachment.settings.mergeable:
+            kind = attachment.settings.kind
+            raise InputError(f"stages[{number}].merge", f"a {kind} adapter cannot be merged", "remove `merge`")
+    state.take_off([*merged, *build.leaving(stage, "drop", names)])
+    attach_adapters(session, number, chooser, fresh=False)
+
+
+def weights_at_stake(session: Session, number: int) -> frozenset[str]:
+    """Give the weights that a stage's `merge`, `drop` and `attach` may move or remove."""
+    state, stage = session.state, session.recipe.stages[number]
+    names = [attachment.name for attachment in state.attachments]
+    going = [*build.leaving(stage, "merge", names), *build.leaving(stage, "drop", names)]
+    return state.at_stake(going) | state.displaced_by(build.build_attachments(session, number, REHEARSAL))
+
+
+def _merge(session: Session, names: list[str], where: str) -> None:
+    """Fold adapters in, in float32, and compare outputs on validation rows before and after."""
+    examples = session.examples["validation"][:NUM_COMPARED]
+    machine = session.machine.exact()
+    before = predict(session.state.model, session.task, examples, session.tokenizer, machine)
+    session.state.merge(names)
+    after = predict(session.state.model, session.task, examples, session.tokenizer, machine)
+    change = difference(after, before)
+    if not change <= TOLERANCE:
+        raise VerificationError(
+            f"{where}: merging {', '.join(names)} changed outputs by {change:.1e} of the largest (allowed: "
+            f"{TOLERANCE:.0e}); keep what is attached by giving the next adapter another `name`"
+        )

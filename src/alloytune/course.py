@@ -1,0 +1,67 @@
+"""From a stage's words about time to the course of what moves: turns, layers that join, layers that freeze."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from alloytune import build
+from alloytune.build import Session
+from alloytune.errors import InputError
+from alloytune.measures import measure_turn
+from alloytune.models.roles import Roles
+from alloytune.recipe.types import ByTurns, Unfreeze, read_threshold
+from alloytune.selected import Selected
+from alloytune.selection import Chooser
+from alloytune.train.moving import Moving
+from alloytune.train.turns import Course, Series, Settling, Turn, steady
+
+
+def make_course(session: Session, number: int, moving: Moving, chooser: Chooser) -> Course:
+    """Translate what a stage says about what moves when; `chooser` makes the choices of its first turn.
+
+    Raises InputError where too few layers move for them to join or freeze one after another.
+    """
+    stage, where, roles = session.recipe.stages[number], f"stages[{number}]", session.state.roles()
+    if isinstance(stage.train, ByTurns):
+        turn = partial(_turn, session, number, stage.train.rotate.choose, roles, chooser)
+        return Series(turn, _in_updates(session, number, stage.train.rotate.every), last=None)
+    if stage.unfreeze:
+        layers = _layers(roles, moving, f"{where}.unfreeze")
+        return _unfreezing(stage.unfreeze, moving.selected, layers, partial(_in_updates, session, number))
+    if stage.freeze_when:
+        layers = _layers(roles, moving, f"{where}.freeze_when")
+        least, check = read_threshold(stage.freeze_when.change), stage.freeze_when.check
+        return Settling(moving.selected, layers, session.state.model, least, check)
+    return steady(moving.selected)
+
+
+def _turn(session: Session, number: int, choose: str, roles: Roles, chooser: Chooser, turn: int) -> Turn:
+    """Choose what moves in a turn. The first is chosen by what the stage began with, others by scores of their own."""
+    measures = measure_turn(session, number, choose, roles, turn) if turn else None
+    always, chosen = build.select_turn(session, number, roles, chooser, measures or chooser)
+    return Turn(turn, always | chosen, {"scores": measures.tensors} if measures and measures.tensors else {})
+
+
+def _unfreezing(
+    unfreeze: Unfreeze, selected: Selected, layers: Sequence[frozenset[str]], in_updates: Callable[[str], int]
+) -> Series:
+    """Give the course in which one layer after another joins what is above all layers."""
+    joining = layers[::-1] if unfreeze.from_ == "top" else layers
+    resting = [frozenset[str]().union(*joining[count:]) for count in range(1, len(joining) + 1)]
+
+    def turn(number: int) -> Turn:
+        return Turn(number, selected - Selected(resting[number]))
+
+    return Series(turn, in_updates(unfreeze.every or "1 epoch"), last=len(joining) - 1)
+
+
+def _layers(roles: Roles, moving: Moving, where: str) -> Sequence[frozenset[str]]:
+    """Give what moves of the embeddings and of each layer, bottom first, without layers in which nothing does."""
+    heights = [roles.members.get("embeddings", frozenset()), *roles.stacks.get("layers", ())]
+    found = [names & moving.names for names in heights if names & moving.names]
+    if len(found) < 2:
+        raise InputError(where, f"{len(found)} layer moves in this stage", "remove it, or add layers to train")
+    return found
+
+
+def _in_updates(session: Session, number: int, interval: str) -> int:
+    return build.in_updates(interval, build.build_updates(session, number, attempt=0).per_epoch)

@@ -1,0 +1,146 @@
+"""`rate: auto`, found: from the starting value for what moves to a rate that the data and the model bear.
+
+Every side of a stage (pretrained weights, adapters, or the head where it moves alone) is swept by itself in a range
+test on copies of the weights. What is found goes into the run's `resolved.json`, which a resume reads, and the curves
+into the stage's `rates.json`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+from alloytune import build
+from alloytune.build import Session
+from alloytune.models.roles import Roles
+from alloytune.models.weights import copy_weights, free_only, put_weights
+from alloytune.pace import make_stage_loss, make_stage_optimizer
+from alloytune.recipe.types import Recipe, Scaled, Stage
+from alloytune.selected import Selected
+from alloytune.selection import Chooser, resolve
+from alloytune.tasks.task import Batch
+from alloytune.train.moving import Group, Moving
+from alloytune.train.range_test import RangeTest, num_sweep_updates, range_test
+from alloytune.train.regularize import dropout_at
+from alloytune.train.turns import Turns, steady
+
+Side = Literal["pretrained", "adapter", "head"]
+
+_SEARCHING = 2**31 + 2  # the place of the search among a stage's seeds, which are numbered by attempt
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rate of a side: where the search started, what it came to, and the sweep; None where none could be run."""
+
+    start: float
+    rate: float
+    sweep: RangeTest | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give rate and curve, [rate, change of the loss] by update."""
+        curve = [] if self.sweep is None else zip(self.sweep.multipliers, self.sweep.changes, strict=True)
+        return {
+            "start": self.start,
+            "rate": self.rate,
+            "curve": [[multiplier * self.start, change] for multiplier, change in curve],
+        }
+
+
+def find_rates(session: Session, number: int, moving: Moving, selected: Selected) -> dict[Side, Found]:
+    """Find the rates that a stage leaves to `auto`, by moving what of it is `selected`; weights stay as they are.
+
+    A stage that is too short for a sweep, or that time alone ends, keeps its starting values.
+    """
+    sides = _sides(moving)
+    if not sides:
+        return {}
+    updates = build.build_updates(session, number, _SEARCHING)
+    num_updates = _sweep_updates(session, number) // len(sides)
+    model = session.state.model
+    before = copy_weights(model, moving.names)
+    found: dict[Side, Found] = {}
+    for side, start in sides.items():
+        sweep = None
+        if num_updates:
+            sweep = _sweep(session, number, _only(moving, side), selected, list(islice(updates.after(0), num_updates)))
+            put_weights(model, before)
+        multiplier = None if sweep is None else sweep.chosen
+        found[side] = Found(start, start if multiplier is None else start * multiplier, sweep)
+    free_only(model, moving.names)
+    return found
+
+
+def settle(recipe: Recipe, number: int, found: Mapping[Side, Found], roles: Roles, chooser: Chooser) -> Recipe:
+    """Give the recipe with the found rates in the place of a stage's `auto`."""
+    rates = {side: one.rate for side, one in found.items()}
+    stages = [*recipe.stages]
+    stages[number] = _settled(stages[number], rates, roles, chooser)
+    return recipe.model_copy(update={"stages": stages})
+
+
+def _sides(moving: Moving) -> dict[Side, float]:
+    """Give the sides whose rate is left to `auto`, with their starting values; the head goes with another, if any."""
+    starts = {_side(group): group.start for group in moving.groups if group.start is not None}
+    return {side: start for side, start in starts.items() if side != "head" or len(starts) == 1}
+
+
+def _side(group: Group) -> Side:
+    return group.role if group.role in ("adapter", "head") else "pretrained"
+
+
+def _only(moving: Moving, side: Side) -> Moving:
+    """Leave out the other side, if its rate is still to be found."""
+    wanted = (side, "head")
+    return replace(
+        moving, groups=tuple(group for group in moving.groups if group.start is None or _side(group) in wanted)
+    )
+
+
+def _sweep_updates(session: Session, number: int) -> int:
+    updates = build.build_updates(session, number, 0)
+    plan = build.build_plan(session, number, 0, updates)
+    per_update = sum(example.num_tokens for example in updates.examples) / updates.per_epoch
+    limits = [plan.max_updates, plan.max_tokens and plan.max_tokens / per_update]
+    return num_sweep_updates(min((limit for limit in limits if limit), default=0))
+
+
+def _sweep(session: Session, number: int, moving: Moving, selected: Selected, updates: list[list[Batch]]) -> RangeTest:
+    model = session.state.model
+    plan = build.build_plan(session, number, 0, build.build_updates(session, number, 0))
+    optimizer = make_stage_optimizer(session, number, moving)
+    turns = Turns(steady(selected & moving.selected), moving.names, model, optimizer)
+    with dropout_at(model, session.recipe.stages[number].dropout):
+        return range_test(
+            model,
+            optimizer,
+            updates,
+            make_stage_loss(session, number, moving),
+            session.machine,
+            still=lambda update: turns.at(update, 0.0),
+            clip=plan.clip,
+            seed=build.derive_seed(session.recipe.seed, number, _SEARCHING),
+        )
+
+
+def _settled(stage: Stage, rates: Mapping[Side, float], roles: Roles, chooser: Chooser) -> Stage:
+    """Write numbers for `auto`. Adapters that move beside pretrained weights get an entry of their own in `rates`."""
+    if not rates:
+        return stage
+    adapters = roles.members.get("adapter", frozenset())
+    main = next(rates[side] for side in ("pretrained", "adapter", "head") if side in rates)
+    own: dict[str, float | Literal["auto"]] = {}
+    left = adapters
+    for text, rate in stage.rates.items():
+        named = resolve(text, roles, "rates", chooser)
+        left -= named
+        if rate == "auto" and named & adapters and named - adapters:
+            own[f"({text}) & adapter"] = rates.get("adapter", main)
+        own[text] = rate if rate != "auto" else rates.get("adapter", main) if named <= adapters else main
+    common = stage.rate
+    largest = common.largest if isinstance(common, Scaled) else common
+    if largest == "auto":
+        common = common.model_copy(update={"largest": main}) if isinstance(common, Scaled) else main
+        if left and {"pretrained", "adapter"} <= rates.keys():
+            own["adapter"] = rates["adapter"]
+    return stage.model_copy(update={"rate": common, "rates": own})

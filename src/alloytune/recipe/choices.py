@@ -1,0 +1,52 @@
+"""Rules on selections that choose: where a choice may stand, and what it needs beside it."""
+
+from collections.abc import Iterator
+
+from alloytune.expression import Choice, choices_in, parse, roles_in, show
+from alloytune.recipe.places import KeyPath, Mistake
+from alloytune.recipe.types import Scaled, Scoring, Stage
+
+_WHOLE = {
+    "attach": "an adapter sits beside whole layers",
+    "rates": "a rate is one of a whole tensor",
+    "combine": "whole tensors are combined",
+}
+CHOOSE: KeyPath = ("train", "rotate", "choose")
+
+
+def check_choices(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
+    """Find choices that cannot be made where they stand, and a `score` that nothing asks for."""
+    places: list[tuple[KeyPath, str]] = [((*path, *key), text) for key, text in stage.trains.items()]
+    places += [((*path, "rates", text), text) for text in stage.rates]
+    places += [((*path, *key, "on"), on) for key, on in _attached(stage)]
+    if stage.combine and stage.combine.of:
+        places.append(((*path, "combine", "of"), stage.combine.of))
+    chosen = [(where, choice) for where, text in places for choice in choices_in(parse(text))]
+    for where, choice in chosen:
+        if message := _problem(choice, where[len(path) :], stage):
+            yield Mistake(where, message, at_key="rates" in where)
+    is_scored = any(choice.score for _, choice in chosen) or isinstance(stage.rate, Scaled)
+    if stage.score != Scoring() and not is_scored:
+        message = "no selection or rate of this stage asks for a score; use one, such as `train: top(rgn, 25%)`"
+        about = tuple((*path, key) for key in ("train", "rate", "rates", "attach", "combine"))
+        yield Mistake((*path, "score"), f"{message}, or remove it", at_key=True, about=about)
+
+
+def _attached(stage: Stage) -> Iterator[tuple[KeyPath, str]]:
+    """Give the places in a stage where adapters are attached, and what each goes on."""
+    for number, attach in enumerate(stage.attaches):
+        own = (number,) if isinstance(stage.attach, list) else ()
+        for kind in attach.kinds:
+            yield ("attach", *own, kind), getattr(getattr(attach, kind), "on", "all")
+
+
+def _problem(choice: Choice, key: KeyPath, stage: Stage) -> str | None:
+    shown = show(choice)
+    if choice.how == "cycle" and key != CHOOSE:
+        turns = f'train: {{rotate: {{choose: "{shown}", every: 1 epoch}}}}'
+        return f"{shown!r} is a choice over time; write layers or random(2, by=layer) here, or `{turns}`"
+    if choice.by == "element" and key[0] != "train":
+        return f"{shown!r} chooses single elements, and {_WHOLE[str(key[0])]}; write by=tensor"
+    if choice.score and stage.attach and any(role.split(".")[0] == "adapter" for role in roles_in(choice)):
+        return f"{shown!r} scores an adapter before it is attached; attach it in an earlier stage, or use random"
+    return None

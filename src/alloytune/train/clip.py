@@ -1,0 +1,32 @@
+"""Limits on the gradient's norm: functions from an optimizer's groups to the norm before the limit."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from alloytune.train.optimizers import ParamGroup
+
+Clip = Callable[[Sequence[ParamGroup]], Tensor]
+
+
+def make_clip(norm: float | None, per: Literal["all", "group"] = "all") -> Clip:
+    """Limit the norm over all that moves, or of embeddings, layers, head and adapter each; None limits nothing."""
+    limit = math.inf if norm is None else norm
+    return partial(_clip_all if per == "all" else _clip_each, limit=limit)
+
+
+def _clip_all(groups: Sequence[ParamGroup], limit: float) -> Tensor:
+    norm: Tensor = clip_grad_norm_([weight for group in groups for weight in group["params"]], limit)
+    return norm
+
+
+def _clip_each(groups: Sequence[ParamGroup], limit: float) -> Tensor:
+    roles = dict.fromkeys(group["role"] for group in groups if any(w.grad is not None for w in group["params"]))
+    norms = [_clip_all([group for group in groups if group["role"] == role], limit) for role in roles]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm

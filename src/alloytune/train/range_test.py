@@ -1,0 +1,109 @@
+"""Range test: the rate rises update by update until the loss breaks away (Smith 2017, arXiv:1506.01186).
+
+A short sweep cannot say which rate ends best, but it shows where training stops to work. That point moves with the
+model, the data and what trains; the rate that ends best lies a nearly constant factor below the sweep's best loss.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from alloytune.errors import NotFiniteError
+from alloytune.machine import Machine
+from alloytune.tasks.task import Batch
+from alloytune.train.clip import Clip
+from alloytune.train.loop import Loss, training_steps, update_seed
+from alloytune.train.moving import Still
+from alloytune.train.optimizers import Optimizer
+
+LOWEST, HIGHEST = 0.1, 30.0  # of the starting rate
+WIDTH = 0.15  # powers of ten over which neighbours in the sweep are averaged
+BELOW = 0.2  # of the rate with the lowest loss; docs/rates.md
+SEARCH_SHARE = 0.1  # of a stage, for the sweep and the look at the loss beforehand, a third of it
+FEWEST, MOST = 8, 100  # updates of a sweep
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """A sweep. `multipliers` of the starting rates, rising, and the change of the loss that each led to.
+
+    `chosen` is the multiplier to train with; None where no rate lowered the loss, so that nothing can be said.
+    """
+
+    multipliers: tuple[float, ...]
+    changes: tuple[float, ...]
+
+    @property
+    def chosen(self) -> float | None:
+        """Give BELOW times the multiplier with the lowest smoothed loss."""
+        if len(self.changes) < 2:
+            return None
+        smooth = _smooth(np.log10(self.multipliers), np.array(self.changes))
+        best = int(smooth.argmin())
+        return BELOW * self.multipliers[best] if smooth[best] < 0 else None
+
+
+def num_sweep_updates(num_updates: float) -> int:
+    """Give the updates of a sweep for a stage of so many, 0 where it is too short for one."""
+    affordable = int(num_updates * SEARCH_SHARE * 3 / 4)
+    return min(affordable, MOST) if affordable >= FEWEST else 0
+
+
+def range_test(
+    model: nn.Module,
+    optimizer: Optimizer,
+    updates: Sequence[list[Batch]],
+    summed_loss: Loss,
+    machine: Machine,
+    *,
+    still: Callable[[int], Still],
+    clip: Clip,
+    seed: int,
+) -> RangeTest:
+    """Sweep the rate over `updates`; the model's weights are worn out afterwards.
+
+    Every loss is compared with that of the untrained weights on the same rows under the same dropout, so that an
+    easy batch is not taken for a good rate.
+    """
+    before = [_loss(model, batches, summed_loss, machine, update_seed(seed, n)) for n, batches in enumerate(updates, 1)]
+    ratio = HIGHEST / LOWEST
+    multipliers = [LOWEST * ratio ** (n / (len(updates) - 2)) for n in range(len(updates) - 1)]
+    changes: list[float] = []
+    steps = training_steps(
+        model,
+        optimizer,
+        updates,
+        summed_loss,
+        machine,
+        still=still,
+        multiplier=lambda update: multipliers[min(update, len(multipliers)) - 1],
+        clip=clip,
+        seed=seed,
+    )
+    try:
+        for old, step in zip(before, steps, strict=False):
+            changes.append(step.loss - old)
+    except NotFiniteError:
+        pass  # the sweep has gone as far as it can
+    changes = changes[1:]  # the loss of an update shows what the rates before it did
+    return RangeTest(tuple(multipliers[: len(changes)]), tuple(changes))
+
+
+@torch.no_grad()
+def _loss(model: nn.Module, micro_batches: list[Batch], summed_loss: Loss, machine: Machine, seed: int) -> float:
+    """Give the mean loss of an update's targets, with the dropout that the update will draw."""
+    model.train()
+    torch.manual_seed(seed)
+    with machine.autocast():
+        losses = [summed_loss(model, batch.to(machine.device)) for batch in micro_batches]
+    return float(torch.stack(losses).sum()) / sum(batch.num_targets for batch in micro_batches)
+
+
+def _smooth(places: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Average values with their neighbours, weighted by a Gaussian of WIDTH over their places."""
+    weights = np.exp(-0.5 * ((places[:, None] - places[None, :]) / WIDTH) ** 2)
+    averaged: np.ndarray = weights @ values / weights.sum(axis=1)
+    return averaged

@@ -1,0 +1,42 @@
+"""Whether a stage is kept, and why: its scores against those of the model that it must better."""
+
+from alloytune.build import Session
+from alloytune.evaluate.compare import standard_error
+from alloytune.recipe.types import Accept, read_gain
+from alloytune.record.folder import RunFolder
+from alloytune.snapshots import kept_stages
+from alloytune.tasks.task import Scores
+
+
+def judge(folder: RunFolder, session: Session, number: int, before: Scores, after: Scores) -> tuple[bool, str]:
+    """Decide whether a stage is kept, and say why. `before` are the scores of the model that it began with."""
+    accept = session.recipe.stages[number].accept
+    if accept is None:
+        return True, "always kept"
+    metric = accept.metric or session.recipe.metric
+    name, rival = _best(folder, session, metric) if accept.against == "best" else ("", before)
+    needed, shown = _needed(session, accept, metric, rival, after)
+    gain = after.values[metric] - rival.values[metric]
+    return gain >= needed, f"needed {metric} {shown} or more{f' on {name}' if name else ''}, got {gain:+.4f}"
+
+
+def _best(folder: RunFolder, session: Session, metric: str) -> tuple[str, Scores]:
+    """Give the best model so far, kept stages and the start, and its name."""
+    found = {"the start": Scores(**folder.read("stages/start.json"))}
+    for stage in kept_stages(folder, session).values():
+        result = stage.result()
+        assert result is not None
+        found[f"stage {result['name']}"] = Scores(**result["scores"])
+    name = max(found, key=lambda name: found[name].rank(metric))
+    return name, found[name]
+
+
+def _needed(session: Session, accept: Accept, metric: str, rival: Scores, after: Scores) -> tuple[float, str]:
+    """Give the gain that is needed, as a number and in words."""
+    amount, counts_errors = read_gain(accept.gain)
+    if not counts_errors:
+        return amount, f"{amount:+g}"
+    targets = [example.target for example in session.examples["validation"]]
+    num_labels = session.task.config["num_labels"]
+    error = standard_error(metric, rival.predicted, after.predicted, targets, num_labels, session.recipe.seed)
+    return amount * error, f"{amount * error:+.4f} ({accept.gain})"

@@ -1,0 +1,71 @@
+"""`rate: auto` in whole runs: found once, written where a user and a resume read it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from alloytune import run
+from alloytune.errors import Interrupted
+from alloytune.recipe.read import read_recipe, recipe_from
+from alloytune.record.folder import RunFolder
+from alloytune.watch import Watcher
+from flows.test_resume import assert_equal
+
+STAGES: list[dict[str, Any]] = [
+    {"name": "short", "train": "head", "until": {"epochs": 1}},
+    {
+        "name": "both",
+        "attach": {"lora": {"rank": 2}},
+        "train": "layers[-1:] | adapter | head",
+        "rates": {"layers[-1:] & norm": 1e-3, "head | adapter": "auto"},
+        "layer_decay": 0.9,
+        "until": {"updates": 220},
+        "evaluate": "110 updates",
+    },
+]
+
+
+class StopAt(Watcher):
+    """Ctrl-C when the second stage has come so far."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def on_step(self, step: Any, progress: Any) -> None:
+        if step.update == self.update:
+            raise KeyboardInterrupt
+
+
+def start(place: Path, bert: Path, watcher: Watcher) -> RunFolder:
+    tiny.make_table(60).write_csv(place.parent / "table.csv")
+    given = {"model": str(bert), "batch": 4, "checkpoint": "50 updates", "stages": STAGES}
+    data = {"train": str(place.parent / "table.csv"), "split": {"validation": "20%", "test": "20%"}}
+    read = read_recipe("full", (), {**given, "data": data})
+    return run.start(read, place, watcher)
+
+
+def test_found_rates_are_written_and_a_resume_goes_on_with_them(tmp_path: Path, bert: Path) -> None:
+    alone = start(tmp_path / "alone", bert, Watcher())
+    searched = json.loads((tmp_path / "alone/stages/02-both/rates.json").read_text())
+    assert set(searched) == {"pretrained", "adapter"}
+    assert all(len(side["curve"]) == 7 for side in searched.values())
+    assert not json.loads((tmp_path / "alone/stages/01-short/rates.json").read_text())["head"]["curve"]
+
+    stages = recipe_from(alone.read("resolved.json")).stages
+    assert stages[0].rate == 2e-2  # too short to search
+    assert stages[1].rate == searched["pretrained"]["rate"]
+    assert stages[1].rates == {
+        "layers[-1:] & norm": 1e-3,
+        "(head | adapter) & adapter": searched["adapter"]["rate"],
+        "head | adapter": searched["pretrained"]["rate"],
+    }
+    assert 1e-3 in alone.read("results.json")["stages"][1]["rates"]
+
+    for update in (1, 120):  # before the first checkpoint, and after it
+        place = tmp_path / f"stopped-{update}"
+        with pytest.raises(Interrupted):
+            start(place, bert, StopAt(update))
+        assert_equal(run.resume(place, Watcher()).path, alone.path)

@@ -1,0 +1,296 @@
+"""Every shipped recipe does what its paper says: what moves and how much, where adapters stand, what is merged."""
+
+import itertools
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alloytune.models.combine import mix
+from alloytune.models.roles import Roles
+from alloytune.recipe.shipped import shipped_names, shipped_text
+from alloytune.recipe.yaml_text import load
+from properties.carried_out import Weights, Witness, begin, carry_out
+
+LINEARS = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "layer.0.output.dense")
+
+
+class Ran:
+    """A shipped recipe, its stages cut to two updates, carried out on a BERT of two layers."""
+
+    def __init__(self, name: str, model: Path, folder: Path) -> None:
+        recipe, _ = load(shipped_text(name), name)
+        session = begin({**recipe, "batch": 8, "stages": short(recipe["stages"])}, model)
+        self.roles: Roles = session.state.roles()
+        self.folder = folder
+        self.seen: Witness = carry_out(session, folder)
+        self.pretrained: Weights = self.seen.after["(pretrained)"]
+
+    def moving(self, stage: str) -> set[str]:
+        return set(self.seen.moves[stage].names)
+
+    def rates(self, stage: str) -> dict[str, float]:
+        return {name: group.rate for group in self.seen.moves[stage].groups for name in group.names}
+
+    def after(self, stage: str) -> Weights:
+        return self.seen.after[stage]
+
+    def role(self, *names: str) -> set[str]:
+        return set[str]().union(*(self.roles.members[name] for name in names))
+
+    def score(self, number: int, stage: str, score: str) -> dict[str, float]:
+        file = self.folder / f"stages/{number:02}-{stage}/measures/state.json"
+        found: dict[str, float] = json.loads(file.read_text())["scores"][score]
+        return found
+
+    def changed(self, stage: str, since: Weights | None = None) -> set[str]:
+        since, now = since or self.pretrained, self.after(stage)
+        return {name for name, weight in now.items() if name in since and not torch.equal(weight, since[name])}
+
+
+def short(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for stage in stages:
+        if "repeat" in stage:
+            stage = {"repeat": {**stage["repeat"], "stages": short(stage["repeat"]["stages"])}}
+        elif "train" in stage:
+            stage = stage | {"until": {"updates": 2}, "keep": "last"}
+            stage |= {"accept": {"gain": -9}} if "accept" in stage else {}
+            stage |= {"score": {**stage["score"], "batches": 2}} if "score" in stage else {}
+        found.append({key: value for key, value in stage.items() if key != "evaluate"})
+    return found
+
+
+@pytest.fixture(scope="module")
+def ran(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ran]:
+    return cache(lambda name: Ran(name, bert, tmp_path_factory.mktemp(name) / "run"))
+
+
+def adapted(weights: Weights, adapter: str = "lora") -> set[str]:
+    """Give the matrices beside which an adapter's first factor stands."""
+    return {name.replace(f".lora_A.{adapter}", "") for name in weights if f"lora_A.{adapter}." in name}
+
+
+def is_adapter(name: str) -> bool:
+    return any(word in name for word in ("lora_", "bottleneck", "adapter"))
+
+
+def body_of(names: set[str]) -> set[str]:
+    return {name for name in names if not is_adapter(name)}
+
+
+def test_all_are_looked_at() -> None:
+    """The founding recipes are run elsewhere."""
+    text = Path(__file__).read_text()
+    older = {"bottleneck", "full", "head", "hybrid", "last-layers", "lora"}
+    assert [name for name in shipped_names() if name not in older and f'"{name}"' not in text] == []
+
+
+def test_dora(ran: Callable[[str], Ran]) -> None:
+    it = ran("dora")
+    lengths = {name for name in it.after("adapter") if "magnitude" in name}
+    assert {len(it.after("adapter")[name]) for name in lengths if "intermediate" in name} == {32}
+    assert len(lengths) == len(adapted(it.after("adapter"))) == 12
+    assert it.changed("adapter") == it.role("head")
+
+
+def test_bitfit(ran: Callable[[str], Ran]) -> None:
+    it = ran("bitfit")
+    assert it.changed("biases") - it.role("head") == {
+        name for name in it.pretrained if name.endswith("bias") and name not in it.role("head") and "key" not in name
+    } | {name for name in it.changed("biases") if "key.bias" in name}  # whose gradient is 0 but for rounding
+    assert all("bias" in name for name in it.moving("biases") - it.role("head"))
+
+
+def test_lp_ft(ran: Callable[[str], Ran]) -> None:
+    it = ran("lp-ft")
+    assert it.moving("head") == it.role("head") == it.changed("head")
+    assert it.moving("full") == it.role("all")
+    assert max(it.rates("full").values()) < min(it.rates("head").values())
+
+
+@pytest.mark.parametrize("name", ["hybrid-reversed", "lora-merge-full"])
+def test_adapter_first(ran: Callable[[str], Ran], name: str) -> None:
+    it = ran(name)
+    assert body_of(it.moving("adapter")) == it.role("head")
+    second = "partial" if name == "hybrid-reversed" else "full"
+    assert not any(is_adapter(name) for name in it.after(second))
+    start = it.seen.begun[second]
+    merged = {name for name, weight in it.pretrained.items() if not torch.equal(weight, start[name])}
+    assert merged - it.role("head") == adapted(it.after("adapter"))
+    if second == "partial":
+        assert it.moving("partial") == it.role("layers", "head")  # the model has two layers
+    assert it.moving("full") == it.role("all")
+    assert max(it.rates("full").values()) < max(it.rates("adapter").values())
+
+
+def test_surgical(ran: Callable[[str], Ran]) -> None:
+    it = ran("surgical")
+    for number, stage in ((1, "full"), (2, "again-1")):
+        body = it.role("all") - it.role("head")
+        scores = {name: value for name, value in it.score(number, stage, "rgn").items() if name in body}
+        rates, top = it.rates(stage), max(scores, key=lambda name: scores[name])
+        assert len({rates[name] for name in body}) > 15
+        assert all(rates[name] == pytest.approx(rates[top] * scores[name] / scores[top]) for name in scores)
+    assert it.score(1, "full", "rgn") != it.score(2, "again-1", "rgn")
+
+
+def test_spectrum(ran: Callable[[str], Ran]) -> None:
+    it = ran("spectrum")
+    scores = it.score(1, "spectrum", "spectral_snr")
+    chosen = it.moving("spectrum") - it.role("head")
+    for kind in ("attention.query", "attention.key", "attention.value", "attention.output", "mlp.up", "mlp.down"):
+        matrices = {name for name in it.role(kind) if name in scores}
+        assert len(matrices) == 2
+        assert chosen & it.role(kind) == {max(matrices, key=lambda name: scores[name])}
+    assert len(chosen) == 6
+
+
+def test_child_tuning(ran: Callable[[str], Ran]) -> None:
+    it = ran("child-tuning")
+    moves = it.seen.moves["child"]
+    layers = it.role("layers")
+    total = sum(it.pretrained[name].numel() for name in layers)
+    chosen = {n: moves.masks.get(n, torch.ones(it.pretrained[n].shape)) for n in moves.names & layers}
+    assert sum(int(mask.sum()) for mask in chosen.values()) == pytest.approx(0.3 * total, abs=1)
+    assert set(moves.masks) <= layers
+    assert moves.names - layers == it.role("all") - layers
+    changed = sum(int((it.after("child")[n] != it.pretrained[n]).sum()) for n in layers)
+    assert 0.25 * total < changed <= 0.3 * total + 1
+
+
+def test_relora(ran: Callable[[str], Ran]) -> None:
+    it = ran("relora")
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    rounds = ("first", "again-1", "again-2", "again-3")
+    assert it.moving("start") == it.role("all")
+    assert all(body_of(it.moving(stage)) == it.role("norm", "embeddings", "head") for stage in rounds)
+    bases = [it.after(stage)[query] for stage in ("start", *rounds)]
+    assert torch.equal(bases[0], bases[1])  # the first round is folded in when the second begins
+    assert not any(torch.equal(one, other) for one, other in itertools.pairwise(bases[1:]))
+    lefts = [it.after(stage)[query.replace("weight", "lora_A.lora.weight")] for stage in rounds]
+    assert all((one - other).abs().max() > 0.01 for one, other in itertools.pairwise(lefts))
+
+
+def test_chain_of_lora(ran: Callable[[str], Ran]) -> None:
+    it = ran("chain-of-lora")
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    assert all(body_of(it.moving(stage)) == it.role("head") for stage in ("first", "link-1", "link-2"))
+    assert it.after("first")[query].equal(it.pretrained[query])
+    changes = [it.after(stage)[query].double() - it.pretrained[query].double() for stage in ("link-1", "link-2")]
+    values = [torch.linalg.svdvals(change) for change in changes]
+    assert values[0][8] < 1e-4 * values[0][0]  # one link has rank 8, two have more
+    assert values[1][8] > 1e-3 * values[1][0]
+
+
+def test_long_lora(ran: Callable[[str], Ran]) -> None:
+    it = ran("long-lora")
+    assert adapted(it.after("adapter")) == {n for n in it.role("attention") if n.endswith("weight") and "Norm" not in n}
+    assert body_of(it.moving("adapter")) == it.role("norm", "embeddings", "head")
+
+
+def test_rosa(ran: Callable[[str], Ran]) -> None:
+    it = ran("rosa")
+    assert body_of(it.moving("warm")) == it.role("head")
+    matrices = adapted(it.after("warm"))
+    masks = it.seen.moves["both"].masks
+    total = sum(it.pretrained[name].numel() for name in matrices)
+    assert set(masks) <= matrices
+    assert sum(int(mask.sum()) for mask in masks.values()) == round(0.006 * total)
+    moved = sum(int((it.after("both")[name] != it.pretrained[name]).sum()) for name in matrices)
+    assert 0 < moved <= round(0.006 * total)
+    assert any(is_adapter(name) for name in it.changed("both", it.after("warm")))
+
+
+def test_hybrid_lora(ran: Callable[[str], Ran]) -> None:
+    it = ran("hybrid-lora")
+    full, low = body_of(it.moving("hybrid")) - it.role("head"), adapted(it.after("hybrid"))
+    matrices = {name for name in it.role("attention", "mlp") if it.pretrained[name].ndim > 1}
+    scores = it.score(1, "hybrid", "lowrank_misfit")
+    assert full | low == matrices
+    assert not full & low
+    assert min(scores[name] for name in full) >= max(scores[name] for name in low)
+    share = sum(it.pretrained[name].numel() for name in full) / sum(it.pretrained[name].numel() for name in matrices)
+    assert 0.05 < share < 0.15
+
+
+def test_aletheia(ran: Callable[[str], Ran]) -> None:
+    it = ran("aletheia")
+    scores, layers = it.score(1, "adapter", "gradient"), it.roles.stacks["layers"]
+
+    def mean(layer: frozenset[str]) -> float:
+        inside = [name for name in scores if name in layer]
+        sizes = [it.pretrained[name].numel() for name in inside]
+        return sum(scores[name] * size for name, size in zip(inside, sizes, strict=True)) / sum(sizes)
+
+    better = max(layers, key=mean)
+    assert adapted(it.after("adapter")) == {
+        name for name in better & it.role("attention", "mlp") if it.pretrained[name].ndim > 1
+    }
+    assert it.changed("adapter") == it.role("head")
+
+
+def test_wise(ran: Callable[[str], Ran]) -> None:
+    it = ran("wise")
+    (share,) = it.seen.results["wise"]["combined"].values()
+    expected = mix(it.after("head"), [it.after("full")], [share])
+    assert all(torch.equal(weight, expected[name]) for name, weight in it.after("wise").items())
+    values = {name: result["scores"]["values"]["macro_f1"] for name, result in it.seen.results.items()}
+    assert values["wise"] >= max(values["head"], values["full"])
+
+
+def test_soup(ran: Callable[[str], Ran]) -> None:
+    it = ran("soup")
+    for number in (1, 2, 3):
+        assert it.changed(f"back-{number}", it.after("head")) == set()
+        assert it.moving(f"full-{number}") == it.role("all")
+    assert len(it.changed("full-1", it.after("full-2"))) > 20
+    values = {name: result["scores"]["values"]["macro_f1"] for name, result in it.seen.results.items()}
+    assert values["soup"] >= max(values[f"full-{number}"] for number in (1, 2, 3))
+
+
+def test_reset_half(ran: Callable[[str], Ran]) -> None:
+    it = ran("reset-half")
+    for role in ("attention", "mlp", "norm"):
+        inside = it.role(role) & it.role("layers")
+        count = {
+            stage: sum(it.pretrained[n].numel() for n in inside & it.changed(stage)) for stage in ("full", "reset")
+        }
+        assert 0.3 * count["full"] < count["reset"] < 0.7 * count["full"]
+    assert all(it.after("reset")[n].equal(it.after("full")[n]) for n in it.changed("reset") | it.role("head"))
+
+
+def test_r_drop(ran: Callable[[str], Ran], bert: Path, tmp_path: Path) -> None:
+    it = ran("r-drop")
+    assert it.moving("full") == it.role("all")
+
+    def first_loss(name: str) -> float:
+        rows = (it.folder if name == "r-drop" else tmp_path / name).glob("stages/01-full/steps.jsonl")
+        return float(json.loads(next(rows).read_text().splitlines()[0])["loss"])
+
+    Ran("full", bert, tmp_path / "full")
+    assert first_loss("r-drop") != first_loss("full")
+
+
+def test_prelora_like(ran: Callable[[str], Ran]) -> None:
+    it = ran("prelora-like")
+    high, low = (adapted(it.after("adapter"), name) for name in ("high", "low"))
+    changes = it.score(2, "adapter", "weight_change")
+    assert high | low == {name for name in it.role("attention", "mlp") if it.pretrained[name].ndim > 1}
+    assert not high & low
+    assert it.moving("full") == it.role("all")
+    assert min(changes[name] for name in high) >= max(changes[name] for name in low)
+    ranks = {name.split(".")[-2]: len(w) for name, w in it.after("adapter").items() if "lora_A" in name}
+    assert ranks == {"high": 16, "low": 4}
+
+
+def test_heft_like(ran: Callable[[str], Ran]) -> None:
+    it = ran("heft-like")
+    assert not adapted(it.after("fine"))
+    assert it.changed("fine") - it.role("head") == adapted(it.after("coarse"))
+    new = {name for name in it.moving("fine") if name not in it.pretrained}
+    assert {name.partition(".output.dense.")[0] for name in new} == {f"bert.encoder.layer.{n}" for n in (0, 1)}

@@ -1,0 +1,183 @@
+"""Whatever recipe is carried out on whatever model, what must always be true is true."""
+
+import copy
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, event, given, reject, settings
+from hypothesis import strategies as st
+
+from alloytune.build import Session
+from alloytune.errors import InputError
+from alloytune.evaluate.predict import predict
+from alloytune.models.reload import load_folder
+from alloytune.models.save import Places, difference, save_tuned
+from architectures import ARCHITECTURES
+from flows.test_resume import MEASURED, weights
+from properties.carried_out import Witness, assert_same, begin, carry_out
+from properties.random_recipes import CHOSEN, recipes
+
+FAMILIES = ("bert", "gpt2", "llama", "t5")
+QUICK = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+LONG = settings(QUICK, max_examples=120)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: ARCHITECTURES[name].save(tmp_path_factory.mktemp(name)) for name in FAMILIES}
+
+
+def begun(recipe: Mapping[str, Any], model: Path) -> Session:
+    """Load and rehearse a recipe; one that is refused in words does not count, and after this none may be."""
+    try:
+        return begin(recipe, model)
+    except InputError as error:
+        event(f"refused: {str(error)[:100]}")
+        reject()
+
+
+def record(folder: Path) -> Any:
+    """Give what a run wrote, but for what a clock or the system measured."""
+    lines = [line for file in sorted(folder.rglob("*.jsonl")) for line in file.read_text().splitlines()]
+    lines += [file.read_text() for file in sorted(folder.rglob("result.json"))]
+    return [{key: value for key, value in json.loads(line).items() if key not in MEASURED} for line in lines]
+
+
+def assert_resumes(recipe: Mapping[str, Any], model: Path, alone: Witness, folder: Path, stop: int) -> None:
+    """Stopped at an update and gone on with, a run ends in the same bytes."""
+    assert carry_out(begin(recipe, model), folder / "stopped", stop).updates in (0, stop)
+    last = carry_out(begin(recipe, model), folder / "stopped")
+    assert_same(last.weights(), alone.weights())
+    assert weights(folder / "stopped") == weights(folder / "alone")
+    assert record(folder / "stopped") == record(folder / "alone")
+
+
+def assert_reloads(session: Session, folder: Path) -> None:
+    """What is saved gives the same outputs in plain transformers and peft."""
+    examples = session.examples["validation"]
+    batch = session.task.collate(examples, session.tokenizer)
+    expected = predict(session.state.model, session.task, examples, session.tokenizer, session.machine.exact())
+    names = [attachment.name for attachment in session.state.attachments]
+    places = Places(session.source, folder / "model", folder / "adapter", folder / "base")
+    saved = save_tuned(session.state, session.tokenizer, places, lambda library: "")
+    written = {name: str(folder / name) for name, there in saved.items() if there}
+    for name in written.keys() - {"base"}:
+        model = load_folder(name, written, names, session.source, dict(session.task.config)).eval()
+        with torch.inference_mode():
+            outputs = model(**batch.inputs).logits.numpy()
+        assert difference(outputs, expected) < 1e-4, name
+
+
+def obeys(recipe: Mapping[str, Any], models: Mapping[str, Path], family: str, stop: int) -> None:
+    model = models[family]
+    session = begun(recipe, model)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        alone = carry_out(session, folder / "alone")
+        event(f"stages: {len(alone.results)}")
+        assert_resumes(recipe, model, alone, folder, 1 + stop % max(alone.updates, 1))
+        assert_reloads(session, folder)
+
+
+def plain(stages: list[dict[str, Any]], family: str) -> list[dict[str, Any]]:
+    """Put every stage under SGD, whose updates are as near as its gradients are, and without dropout.
+
+    AdamW would make whole steps of gradients that are zero but for rounding.
+    """
+    more = {"optimizer": "sgd"} | ({} if family == "llama" else {"dropout": 0})
+    return [
+        {"repeat": {**stage["repeat"], "stages": plain(stage["repeat"]["stages"], family)}}
+        if "repeat" in stage
+        else stage | (more if "train" in stage else {})
+        for stage in stages
+    ]
+
+
+def splits(recipe: Mapping[str, Any], models: Mapping[str, Path], family: str, micro_batch: int) -> None:
+    """Whether a batch is passed at once or in parts changes nothing beyond rounding."""
+    whole = {**recipe, "precision": "float32", "stages": plain(recipe["stages"], family)}
+    session = begun(whole, models[family])
+    with tempfile.TemporaryDirectory() as scratch:
+        one = carry_out(session, Path(scratch) / "one")
+        other = carry_out(begin({**whole, "micro_batch": micro_batch}, models[family]), Path(scratch) / "other")
+        assert one.results.keys() == other.results.keys()
+        for name, found in other.weights().items():
+            assert np.allclose(found, one.weights()[name], rtol=1e-3, atol=1e-5), name
+
+
+def leaves(value: Any) -> list[tuple[Any, Any]]:
+    """Give every place in a recipe that holds no other, as its holder and its key."""
+    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return [place for key, inner in items for place in leaves(inner) or [(value, key)]]
+
+
+numbers = st.integers(-1, 300) | st.floats(allow_nan=False) | st.sampled_from([1e-30, 1e30, 0.5, "50%"])
+words = st.sampled_from(
+    ["all", "adapter", "layers[-9:]", "head", "pretrained", "s0", "lora", "loss", "auto", "1 epoch"]
+)
+selections = st.builds("{} {} {}".format, words, st.sampled_from("|&-"), st.sampled_from(CHOSEN))
+changes = st.lists(st.tuples(st.integers(0, 99), numbers | words | selections | st.none()), min_size=1, max_size=3)
+
+
+def is_begun_or_refused(recipe: Mapping[str, Any], model: Path, changed: list[tuple[int, Any]]) -> None:
+    """Whatever stands in a recipe, it is refused in words or can be carried out as far as is known beforehand."""
+    recipe = copy.deepcopy(dict(recipe))
+    for number, value in changed:
+        places = leaves(recipe["stages"])
+        holder, key = places[number % len(places)]
+        holder[key] = value
+    with suppress(InputError):
+        begin(recipe, model)
+
+
+families, moments, sizes = st.sampled_from(FAMILIES), st.integers(0, 20), st.integers(1, 7)
+
+
+@given(recipes(most=2), families, moments)
+@QUICK
+def test_truths(models: dict[str, Path], recipe: dict[str, Any], family: str, stop: int) -> None:
+    obeys(recipe, models, family, stop)
+
+
+@pytest.mark.slow
+@given(recipes(), families, moments)
+@LONG
+def test_truths_at_length(models: dict[str, Path], recipe: dict[str, Any], family: str, stop: int) -> None:
+    obeys(recipe, models, family, stop)
+
+
+@given(recipes(), families, changes)
+@settings(QUICK, max_examples=30)
+def test_refusals(models: dict[str, Path], recipe: dict[str, Any], family: str, changed: list[tuple[int, Any]]) -> None:
+    is_begun_or_refused(recipe, models[family], changed)
+
+
+@pytest.mark.slow
+@given(recipes(), families, changes)
+@settings(LONG, max_examples=1500)
+def test_refusals_at_length(
+    models: dict[str, Path], recipe: dict[str, Any], family: str, changed: list[tuple[int, Any]]
+) -> None:
+    is_begun_or_refused(recipe, models[family], changed)
+
+
+@given(recipes(most=2, chance=False), families, sizes)
+@QUICK
+def test_micro_batches(models: dict[str, Path], recipe: dict[str, Any], family: str, micro_batch: int) -> None:
+    splits(recipe, models, family, micro_batch)
+
+
+@pytest.mark.slow
+@given(recipes(chance=False), families, sizes)
+@LONG
+def test_micro_batches_at_length(
+    models: dict[str, Path], recipe: dict[str, Any], family: str, micro_batch: int
+) -> None:
+    splits(recipe, models, family, micro_batch)
