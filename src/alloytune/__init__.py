@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alloytune.api import tune
     from alloytune.errors import AlloytuneError, InputError, NotFiniteError, RecipeError
-    from alloytune.recipe.types import Recipe, Stage
+    from alloytune.recipe.types.recipe import Recipe
+    from alloytune.recipe.types.stage import Stage
     from alloytune.use import Tuned
     from alloytune.use import load_tuned as load
 
@@ -21,9 +22,9 @@ _HOMES = {
     "AlloytuneError": "errors.AlloytuneError",
     "InputError": "errors.InputError",
     "NotFiniteError": "errors.NotFiniteError",
-    "Recipe": "recipe.types.Recipe",
+    "Recipe": "recipe.types.recipe.Recipe",
     "RecipeError": "errors.RecipeError",
-    "Stage": "recipe.types.Stage",
+    "Stage": "recipe.types.stage.Stage",
     "Tuned": "use.Tuned",
     "load": "use.load_tuned",
     "tune": "api.tune",

@@ -10,7 +10,7 @@ from alloytune.data.parse import parse_table
 from alloytune.errors import InputError
 from alloytune.models.load import quiet
 from alloytune.recipe.read import read_recipe, recipe_read
-from alloytune.recipe.types import Recipe
+from alloytune.recipe.types.recipe import Recipe
 from alloytune.record.folder import default_output
 from alloytune.use import Tuned, load_tuned
 from alloytune.watch import Watcher

@@ -26,19 +26,12 @@ from alloytune.models.state import ModelState
 from alloytune.models.weights import Weights, named_weights
 from alloytune.pace import layer_shares, make_stage_clip, make_stage_schedule, optimizer_settings, role_of
 from alloytune.rates import auto_rate
-from alloytune.recipe.types import (
-    PRETRAINED,
-    Attach,
-    Combine,
-    Patience,
-    Recipe,
-    Scaled,
-    Score,
-    Stage,
-    read_interval,
-    read_multiplier,
-    retry_of,
-)
+from alloytune.recipe.types.adapter import Attach
+from alloytune.recipe.types.choosing import Combine, Scaled
+from alloytune.recipe.types.ending import Patience, Score
+from alloytune.recipe.types.recipe import Recipe
+from alloytune.recipe.types.stage import Stage, retry_of
+from alloytune.recipe.types.values import PRETRAINED, read_interval, read_multiplier
 from alloytune.selected import Selected
 from alloytune.selection import REHEARSAL, Chooser, resolve, select
 from alloytune.tasks.classification import Classification

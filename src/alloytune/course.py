@@ -8,7 +8,8 @@ from alloytune.build import Session
 from alloytune.errors import InputError
 from alloytune.measures import measure_turn
 from alloytune.models.roles import Roles
-from alloytune.recipe.types import ByTurns, Unfreeze, read_threshold
+from alloytune.recipe.types.choosing import ByTurns, Unfreeze
+from alloytune.recipe.types.values import read_threshold
 from alloytune.selected import Selected
 from alloytune.selection import Chooser
 from alloytune.train.moving import Moving

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from alloytune.errors import InputError
 from alloytune.models.roles import Roles
 from alloytune.models.weights import Weights, copy_weights, named_weights
-from alloytune.recipe.types import Clip, Mixout, Stage, read_optimizer
+from alloytune.recipe.types.choosing import Mixout
+from alloytune.recipe.types.optimizer import Clip, read_optimizer
+from alloytune.recipe.types.stage import Stage
 from alloytune.train.clip import Clip as ClipGradients
 from alloytune.train.clip import make_clip
 from alloytune.train.loop import Loss

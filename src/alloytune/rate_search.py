@@ -15,7 +15,9 @@ from alloytune.build import Session
 from alloytune.models.roles import Roles
 from alloytune.models.weights import copy_weights, free_only, put_weights
 from alloytune.pace import make_stage_loss, make_stage_optimizer
-from alloytune.recipe.types import Recipe, Scaled, Stage
+from alloytune.recipe.types.choosing import Scaled
+from alloytune.recipe.types.recipe import Recipe
+from alloytune.recipe.types.stage import Stage
 from alloytune.selected import Selected
 from alloytune.selection import Chooser, resolve
 from alloytune.tasks.task import Batch

@@ -25,7 +25,7 @@ from alloytune.models.source import fingerprint, locate
 from alloytune.pace import check_regularisers
 from alloytune.recipe.adapters import standings_before
 from alloytune.recipe.read import ReadRecipe, recipe_from, require_complete, resolved
-from alloytune.recipe.types import Recipe
+from alloytune.recipe.types.recipe import Recipe
 from alloytune.record.atomic import new_folder, write_text
 from alloytune.record.environment import describe
 from alloytune.record.folder import RunFolder, require_free

@@ -7,7 +7,7 @@ from alloytune.build import Session
 from alloytune.errors import InputError
 from alloytune.models.combine import Mixture, combine, require_alike
 from alloytune.models.weights import Weights, copy_weights
-from alloytune.recipe.types import PRETRAINED
+from alloytune.recipe.types.values import PRETRAINED
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.selection import Chooser

@@ -18,7 +18,8 @@ from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import make_stage_loss, make_stage_optimizer
 from alloytune.rate_search import find_rates, settle
 from alloytune.recipe.read import resolved
-from alloytune.recipe.types import ByTurns, Stage
+from alloytune.recipe.types.choosing import ByTurns
+from alloytune.recipe.types.stage import Stage
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.snapshots import combine_snapshots, kept_checkpoint, kept_stages, names_combined

@@ -2,7 +2,8 @@
 
 from alloytune.build import Session
 from alloytune.evaluate.compare import standard_error
-from alloytune.recipe.types import Accept, read_gain
+from alloytune.recipe.types.ending import Accept
+from alloytune.recipe.types.values import read_gain
 from alloytune.record.folder import RunFolder
 from alloytune.snapshots import kept_stages
 from alloytune.tasks.task import Scores

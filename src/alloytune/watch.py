@@ -7,7 +7,7 @@ from alloytune.record.folder import RunFolder
 
 if TYPE_CHECKING:
     from alloytune.build import Session
-    from alloytune.recipe.types import Stage
+    from alloytune.recipe.types.stage import Stage
     from alloytune.tasks.task import Scores
     from alloytune.train.loop import Step
     from alloytune.train.moving import Moving

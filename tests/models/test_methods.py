@@ -28,7 +28,7 @@ from alloytune.models.reload import put_adapters
 from alloytune.models.save import Places, save_tuned
 from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
-from alloytune.recipe.types import KINDS, Attach
+from alloytune.recipe.types.adapter import KINDS, Attach
 from alloytune.selection import resolve
 from architectures import ARCHITECTURES
 from conftest import TASK

@@ -6,7 +6,7 @@ import pytest
 
 from alloytune.errors import RecipeError
 from alloytune.recipe.read import read_recipe
-from alloytune.recipe.types import Stage
+from alloytune.recipe.types.stage import Stage
 
 
 def stage(*overrides: str, index: int = 0) -> Stage:

@@ -10,7 +10,10 @@ import pytest
 from alloytune.errors import RecipeError
 from alloytune.recipe.read import read_recipe, recipe_from, recipe_read, require_complete, resolved
 from alloytune.recipe.shipped import shipped_names, shipped_summary, shipped_text
-from alloytune.recipe.types import Attach, Data, Lora, Recipe, Stage
+from alloytune.recipe.types.adapter import Attach, Lora
+from alloytune.recipe.types.data import Data
+from alloytune.recipe.types.recipe import Recipe
+from alloytune.recipe.types.stage import Stage
 
 STAGE = {"name": "full", "train": "all", "rate": 1e-4}
 STAGES = "stages:\n  - {name: full, train: all, rate: 2e-5}\n"

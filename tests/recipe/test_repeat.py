@@ -8,7 +8,7 @@ import pytest
 from alloytune.errors import RecipeError
 from alloytune.recipe.adapters import standings_before
 from alloytune.recipe.read import read_recipe, recipe_from, resolved
-from alloytune.recipe.types import Recipe
+from alloytune.recipe.types.recipe import Recipe
 
 BLOCK = """\
 stages:

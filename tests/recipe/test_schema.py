@@ -10,7 +10,7 @@ from alloytune.recipe.nearest import REMARKS, SYNONYMS, unknown_key
 from alloytune.recipe.read import recipe_from
 from alloytune.recipe.schema import DOCS, documents
 from alloytune.recipe.shipped import shipped_names
-from alloytune.recipe.types import Recipe
+from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.yaml_text import load
 
 

@@ -23,7 +23,7 @@ from alloytune.expression import (
     roles_in,
 )
 from alloytune.expression import show as show_shortly
-from alloytune.recipe.types import Scaled
+from alloytune.recipe.types.choosing import Scaled
 
 PLAIN = [word for word in WORDS if word not in SIDES]
 WITH_PARTS = [f"{role}.{part}" for role, parts in PARTS.items() for part in parts]

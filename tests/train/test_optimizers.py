@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from alloytune.errors import InputError
-from alloytune.recipe.types import Optimizer as Words
-from alloytune.recipe.types import read_optimizer
+from alloytune.recipe.types.optimizer import Optimizer as Words
+from alloytune.recipe.types.optimizer import read_optimizer
 from alloytune.train.memory import optimizer_state, put_optimizer_state
 from alloytune.train.moving import Group, Moving, make_optimizer
 from alloytune.train.optimizers import Optimizer, OptimizerSettings, require_installed

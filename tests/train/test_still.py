@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from alloytune.recipe.types import read_optimizer
+from alloytune.recipe.types.optimizer import read_optimizer
 from alloytune.train.moving import Group, Moving, Still, make_optimizer
 from alloytune.train.optimizers import Optimizer, OptimizerSettings
 

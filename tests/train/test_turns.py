@@ -12,7 +12,7 @@ from alloytune.machine import Machine
 from alloytune.models.load import load_tokenizer
 from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
-from alloytune.recipe.types import read_optimizer
+from alloytune.recipe.types.optimizer import read_optimizer
 from alloytune.selected import Selected
 from alloytune.train.clip import make_clip
 from alloytune.train.flops import count_flops

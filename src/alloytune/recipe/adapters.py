@@ -11,7 +11,9 @@ from typing import Literal
 
 from alloytune.expression import parse, roles_in
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import KINDS, Attach, Otherwise, Stage
+from alloytune.recipe.types.adapter import KINDS, Attach
+from alloytune.recipe.types.ending import Otherwise
+from alloytune.recipe.types.stage import Stage
 
 Standing = frozenset[tuple[int, int]]  # stage, and which of its adapters
 

@@ -8,7 +8,11 @@ from alloytune.recipe.combining import check_combining
 from alloytune.recipe.places import KeyPath, Mistake
 from alloytune.recipe.speed import check_speed
 from alloytune.recipe.turns import check_turns
-from alloytune.recipe.types import PRETRAINED, WITHOUT_TRAINING, Data, Recipe, Score, Stage, retry_of
+from alloytune.recipe.types.data import Data
+from alloytune.recipe.types.ending import Score
+from alloytune.recipe.types.recipe import Recipe
+from alloytune.recipe.types.stage import WITHOUT_TRAINING, Stage, retry_of
+from alloytune.recipe.types.values import PRETRAINED
 
 
 def check(recipe: Recipe) -> Iterator[Mistake]:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from alloytune.expression import Choice, choices_in, parse, roles_in, show
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import Scaled, Scoring, Stage
+from alloytune.recipe.types.choosing import Scaled, Scoring
+from alloytune.recipe.types.stage import Stage
 
 _WHOLE = {
     "attach": "an adapter sits beside whole layers",

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from alloytune.recipe.adapters import Standing, standings_then_and_now
 from alloytune.recipe.nearest import nearest_word
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import PRETRAINED, Combine, Stage
+from alloytune.recipe.types.choosing import Combine
+from alloytune.recipe.types.stage import Stage
+from alloytune.recipe.types.values import PRETRAINED
 
 # How many snapshots each way takes: at least, at most, and in words.
 _COUNTS = {

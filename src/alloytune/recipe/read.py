@@ -19,7 +19,9 @@ from alloytune.recipe.overrides import apply
 from alloytune.recipe.places import KeyPath, Mistake, Places, starts_with
 from alloytune.recipe.repeat import expand, in_the_writing
 from alloytune.recipe.sound import sound_part
-from alloytune.recipe.types import WITHOUT_TRAINING, Attach, Recipe, Stage, WrittenRecipe
+from alloytune.recipe.types.adapter import Attach
+from alloytune.recipe.types.recipe import Recipe, WrittenRecipe
+from alloytune.recipe.types.stage import WITHOUT_TRAINING, Stage
 from alloytune.recipe.wording import mistakes_in, without_hidden
 from alloytune.recipe.yaml_text import dump, load
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import Recipe, Repetition, Stage, WrittenRecipe
+from alloytune.recipe.types.recipe import Recipe, Repetition, WrittenRecipe
+from alloytune.recipe.types.stage import Stage
 
 
 def expand(written: WrittenRecipe) -> tuple[Recipe, list[KeyPath]]:

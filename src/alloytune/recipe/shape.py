@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from alloytune.recipe.places import KeyPath
-from alloytune.recipe.types import WrittenRecipe
+from alloytune.recipe.types.recipe import WrittenRecipe
 
 Node = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import WrittenRecipe
+from alloytune.recipe.types.recipe import WrittenRecipe
 from alloytune.recipe.wording import ABSENT, look_up
 
 

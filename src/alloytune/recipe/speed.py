@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import Optimizer, Stage, read_optimizer
+from alloytune.recipe.types.optimizer import Optimizer, read_optimizer
+from alloytune.recipe.types.stage import Stage
 
 
 def check_speed(stages: list[Stage]) -> Iterator[Mistake]:

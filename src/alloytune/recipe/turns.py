@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from alloytune.expression import Choice, Joined, Selection, choices_in, parse, show
 from alloytune.recipe.choices import CHOOSE
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types import ByTurns, Rotate, Stage, read_optimizer
+from alloytune.recipe.types.choosing import ByTurns, Rotate
+from alloytune.recipe.types.optimizer import read_optimizer
+from alloytune.recipe.types.stage import Stage
 
 
 def check_turns(stage: Stage, path: KeyPath) -> Iterator[Mistake]:

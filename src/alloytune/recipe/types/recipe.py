@@ -1,0 +1,82 @@
+"""The recipe: the whole description of a run. Every field carries its own documentation.
+
+These types say what is allowed; `alloytune.recipe.read` reads a file into them and reports every mistake at once.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from alloytune.recipe.types.data import Data
+from alloytune.recipe.types.stage import Stage
+from alloytune.recipe.types.values import Cadence, Metric, Part
+
+
+class Repeat(Part):
+    """A block of stages that is carried out several times; its stages are named `NAME-1`, `NAME-2` and so on."""
+
+    times: int = Field(ge=1, le=100, description="How often.")
+    stages: list[Stage] = Field(
+        min_length=1,
+        description="The stages of the block; a stage named in `combine` is that of the same round.",
+    )
+
+
+class Repetition(Part):
+    """An entry of `stages` that stands for several."""
+
+    repeat: Repeat = Field(description="The block, and how often it is carried out.")
+
+
+# Keys of a stage that mean something without training; all others would be ignored.
+
+
+class RecipeHead(Part):
+    """All of a recipe but its stages."""
+
+    about: str | None = Field(None, description="What the recipe does and when to use it.")
+    model: str | None = Field(
+        None, description="Hub id, folder, or package:NAME/PATH for a model inside an installed package."
+    )
+    task: Literal["classification"] = Field("classification", description="What is learned.")
+    data: Data = Field(Data(), description="Where the examples are.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Decides the split, the head's first weights, the batches and dropout."
+    )
+    metric: Metric = Field("macro_f1", description="Validation score that chooses the best weights.")
+    batch: int = Field(32, ge=1, description="Examples per update.")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Examples per forward pass, to save memory; the result is the same. The whole batch where absent.",
+    )
+    max_length: int | None = Field(
+        None, ge=4, description="Tokens per example at most; the model's own limit where absent."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision of matrix products; auto takes bfloat16 where the processor has it."
+    )
+    checkpoint: Cadence = Field(
+        "5 minutes", description="How often a running stage is saved, so that a killed run goes on from there."
+    )
+
+
+class Recipe(RecipeHead):
+    """The whole description of a run."""
+
+    stages: list[Stage] = Field(min_length=1, description="The stages, in order.")
+
+
+def _kind_of_entry(value: Any) -> str:
+    return "(repeat)" if isinstance(value, Mapping) and "repeat" in value else "(stage)"
+
+
+class WrittenRecipe(RecipeHead):
+    """The whole description of a run."""  # as it is written: blocks that repeat are not yet written out
+
+    stages: list[
+        Annotated[
+            Annotated[Stage, Tag("(stage)")] | Annotated[Repetition, Tag("(repeat)")], Discriminator(_kind_of_entry)
+        ]
+    ] = Field(min_length=1, description="The stages, in order; `repeat: {times: 3, stages: [...]}` stands for several.")
