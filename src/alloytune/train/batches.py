@@ -7,7 +7,8 @@ import numpy as np
 
 from alloytune.tasks.task import Batch, Example
 
-POOL = 50  # batches whose examples are sorted by length together; larger pads less and mixes less
+POOL = 50  # batches, at most, whose examples are sorted by length together; larger pads less and mixes less
+LEAST_POOLS = 4  # per epoch, so that few rows are mixed as well: one pool makes batches of one length each
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Updates:
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.examples))
         lengths = np.array([example.num_tokens for example in self.examples])
-        pools = [order[start : start + POOL * self.batch] for start in range(0, len(order), POOL * self.batch)]
+        size = self.batch * max(1, min(POOL, self.per_epoch // LEAST_POOLS))
+        pools = [order[start : start + size] for start in range(0, len(order), size)]
         by_length = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
         chosen = [by_length[start : start + self.batch] for start in range(0, len(by_length), self.batch)]
         return [chosen[n] for n in random.permutation(len(chosen))]
