@@ -25,7 +25,7 @@ from conftest import TASK
 def session(state: ModelState, bert: Path, seed: int = 3, **stage: object) -> Session:
     recipe = recipe_from({"seed": seed, "batch": 8, "stages": [{"name": "only", **stage}]})
     tokenizer = load_tokenizer(str(bert))
-    examples = {"train": TASK.encode(tiny.make_table(60), tokenizer, 32)[0]}
+    examples = {"train": TASK.encode(tiny.make_table(60), tokenizer, 32).examples}
     machine = find_machine("float32")
     return Session(recipe, str(bert), TASK, tokenizer, state, machine, examples, MappingProxyType({}), None)
 

@@ -3,7 +3,7 @@
 from alloytune import build
 from alloytune.build import Session
 from alloytune.errors import InputError, VerificationError
-from alloytune.evaluate.predict import predict
+from alloytune.evaluate.predict import raw_outputs
 from alloytune.models.save import TOLERANCE, difference
 from alloytune.selection import REHEARSAL, Chooser
 
@@ -57,9 +57,10 @@ def _merge(session: Session, names: list[str], where: str) -> None:
     """Fold adapters in, in float32, and compare outputs on validation rows before and after."""
     examples = session.examples["validation"][:NUM_COMPARED]
     machine = session.machine.exact()
-    before = predict(session.state.model, session.task, examples, session.tokenizer, machine)
+    batch = session.task.collate(examples, session.tokenizer)
+    before = raw_outputs(session.state.model, batch, machine)
     session.state.merge(names)
-    after = predict(session.state.model, session.task, examples, session.tokenizer, machine)
+    after = raw_outputs(session.state.model, batch, machine)
     change = difference(after, before)
     if not change <= TOLERANCE:
         raise VerificationError(

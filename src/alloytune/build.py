@@ -1,16 +1,18 @@
 """From recipe to objects: the one place that knows both the recipe's words and the parts that carry them out."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 
 from alloytune.data.prepare import Dataset
+from alloytune.data.rules import Rules
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError
 from alloytune.expression import leaves_rest, parse
@@ -28,14 +30,13 @@ from alloytune.pace import layer_shares, make_stage_clip, make_stage_schedule, o
 from alloytune.rates import auto_rate
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.choosing import Combine, Scaled
-from alloytune.recipe.types.ending import Patience, Score
+from alloytune.recipe.types.ending import Patience
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import Stage, retry_of
 from alloytune.recipe.types.values import PRETRAINED, read_interval, read_multiplier
 from alloytune.selected import Selected
 from alloytune.selection import REHEARSAL, Chooser, resolve, select
-from alloytune.tasks.classification import Classification
-from alloytune.tasks.task import Example, Task
+from alloytune.tasks.task import Encoded, Example, Task, find_task
 from alloytune.train.batches import Updates
 from alloytune.train.flops import flops_per_token
 from alloytune.train.moving import Group, Moving, Role
@@ -57,6 +58,7 @@ class Session:
     examples: Mapping[str, list[Example]]  # by split
     num_cut: Mapping[str, int]  # rows by split that lost tokens to the length limit
     max_length: int | None
+    left_out: Mapping[str, list[list[str]]] = field(default_factory=dict)  # row and reason by split, none if encoded
 
     def pretrained_weights(self) -> Weights:
         """Load the model anew, and give its weights as they were before the first stage, in main memory."""
@@ -72,16 +74,22 @@ def build_data_settings(recipe: Recipe) -> DataSettings:
         train=_path(data.train),
         validation=_path(data.validation),
         test=_path(data.test),
-        text=data.text,
-        text_pair=data.text_pair,
-        label=data.label,
+        columns=recipe.columns,
+        rules=build_rules(recipe),
+        contradicts=recipe.words.contradicts,
         encoding=data.encoding,
         rows=data.rows,
-        split=SplitSettings(data.split.validation, data.split.test, bool(data.split.stratify)),
+        split=SplitSettings(data.split.validation, data.split.test, recipe.stratifies),
         repair=data.repair,
         near_duplicates=data.near_duplicates,
         seed=recipe.seed,
     )
+
+
+def build_rules(recipe: Recipe, columns: Collection[str] | None = None) -> Rules:
+    """Give what the recipe's task makes of rows; with these of its columns, all that are read where not given."""
+    names = recipe.columns if columns is None else columns
+    return find_task(recipe.task_name).rules(recipe.task_settings, names)
 
 
 def build_session(recipe: Recipe, dataset: Dataset) -> Session:
@@ -89,12 +97,13 @@ def build_session(recipe: Recipe, dataset: Dataset) -> Session:
     assert recipe.model is not None
     source = locate(recipe.model)
     machine = find_machine(recipe.precision)
-    task = Classification(dataset.labels)
+    task = find_task(recipe.task_name).learn(recipe.task_settings, dataset.train)
     tokenizer = load_tokenizer(source)
     model, fresh = load_model(task.auto_class, source, tokenizer, recipe.seed, **task.config)
     max_length = token_limit(model, tokenizer, recipe.max_length)
     tables = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     encoded = {split: task.encode(table, tokenizer, max_length) for split, table in tables.items()}
+    _require_examples(encoded, tables)
     state = ModelState(model, fresh)
     state.to(machine.device)
     return Session(
@@ -104,10 +113,21 @@ def build_session(recipe: Recipe, dataset: Dataset) -> Session:
         tokenizer=tokenizer,
         state=state,
         machine=machine,
-        examples={split: examples for split, (examples, _) in encoded.items()},
-        num_cut={split: cut for split, (_, cut) in encoded.items()},
+        examples={split: one.examples for split, one in encoded.items()},
+        num_cut={split: one.num_cut for split, one in encoded.items()},
         max_length=max_length,
+        left_out={split: [list(row) for row in one.left_out] for split, one in encoded.items() if one.left_out},
     )
+
+
+def _require_examples(encoded: Mapping[str, Encoded], tables: Mapping[str, pl.DataFrame]) -> None:
+    """Raise an InputError where the length limit has left nothing of a split."""
+    for split, one in encoded.items():
+        if tables[split].height and not one.examples:
+            reason = one.left_out[0][1]
+            raise InputError(
+                f"data.{split}", f"no row is left ({reason}: {len(one.left_out)})", "raise max_length, or give others"
+            )
 
 
 def build_attachments(session: Session, number: int, chooser: Chooser | None = None) -> list[Attachment]:
@@ -291,12 +311,12 @@ def build_plan(session: Session, number: int, attempt: int, updates: Updates) ->
         patience=until.patience.evaluations if isinstance(until.patience, Patience) else until.patience,
         evaluate_every=in_updates(stage.evaluate, updates_per_epoch),
         keep=stage.keep,
-        metric=recipe.metric,
+        metric=recipe.scored_by,
         checkpoint_updates=None if unit == "minute" else in_updates(recipe.checkpoint, updates_per_epoch),
         checkpoint_seconds=amount * 60 if unit == "minute" else None,
         max_tokens=_tokens_for(until.flops, session, updates) if until.flops else None,
         patience_metric=until.patience.metric if isinstance(until.patience, Patience) else None,
-        enough=_enough(until.score, recipe.metric),
+        enough=_enough(until.score, recipe.scored_by),
         average_share=_average_share(stage),
     )
 
@@ -345,10 +365,10 @@ def _tokens_for(flops: float, session: Session, updates: Updates) -> float:
     return flops / flops_per_token(session.state.model, first, session.task.summed_loss, session.machine)
 
 
-def _enough(score: float | Score | None, metric: str) -> dict[str, float]:
-    if isinstance(score, Score):
-        return score.model_dump(exclude_none=True)
-    return {} if score is None else {metric: score}
+def _enough(score: float | Mapping[str, float] | None, metric: str) -> dict[str, float]:
+    if score is None:
+        return {}
+    return dict(score) if isinstance(score, Mapping) else {metric: score}
 
 
 def retries(stage: Stage) -> tuple[int, float]:

@@ -1,20 +1,20 @@
 """The end of a run: test the kept model once, save it, prove that it loads, write the results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-from scipy.special import softmax
+import polars as pl
 
 from alloytune.build import Session
 from alloytune.data.prepare import Dataset
 from alloytune.evaluate.judge import score_with_intervals
-from alloytune.evaluate.predict import predict
+from alloytune.evaluate.predict import predict, raw_outputs
 from alloytune.models.save import Places, save_tuned, verify_saved
 from alloytune.models.weights import named_weights
 from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.report.card import model_card
+from alloytune.tasks.task import Task
 from alloytune.watch import Watcher
 
 NUM_SHOWN = 5  # predictions shown at the end
@@ -24,27 +24,37 @@ NUM_VERIFIED = 32  # rows whose outputs are compared after saving
 def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watcher) -> None:
     """Test, save, load again in a fresh process, and write `results.json`: after that the run is complete."""
     watcher.on_finish("testing")
+    session.task = _tuned(session)
     results = _results(folder, session)
     if session.examples["test"]:
-        outputs = _outputs(session, "test")
-        results["test"] = score_with_intervals(session.task, outputs, session.examples["test"], session.recipe.seed)
-        results["predictions"] = _shown_predictions(dataset, outputs)
+        answers, examples = _answers(session, "test"), session.examples["test"]
+        results["test"] = score_with_intervals(session.task, answers, examples, session.recipe.seed)
+        results["predictions"] = _shown_predictions(session, dataset, answers)
     watcher.on_finish("saving, and loading what was saved in a fresh process")
     split = "test" if session.examples["test"] else "validation"
-    chosen = session.examples[split][:NUM_VERIFIED]
-    batch = session.task.collate(chosen, session.tokenizer)
-    expected = _outputs(session, split, NUM_VERIFIED)
-    places = Places(session.source, folder.model, folder.adapter, folder.base)
+    batch = session.task.collate(session.examples[split][:NUM_VERIFIED], session.tokenizer)
+    expected = raw_outputs(session.state.model, batch, session.machine.exact())
+    auto_class = session.task.auto_class.__name__
+    places = Places(session.source, folder.model, folder.adapter, folder.base, auto_class)
     results["adapters"] = [attachment.name for attachment in session.state.attachments]
+    if session.task.tunes:
+        session.state.model.config.update(session.task.config)
     saved = save_tuned(session.state, session.tokenizer, places, partial(model_card, results))
     written = {name: getattr(folder, name) for name, is_there in saved.items() if is_there}
     inputs = {key: value.tolist() for key, value in batch.inputs.items()}
     results["saved"] = sorted(written)
     results["reload_difference"] = verify_saved(
-        written, results["adapters"], session.source, inputs, expected, session.task.config
+        written, results["adapters"], session.source, inputs, expected, session.task.config, auto_class
     )
     folder.write("results.json", results)
     watcher.on_end(folder)
+
+
+def _tuned(session: Session) -> Task:
+    """Choose on validation, for the kept model, what the task does not train."""
+    if not session.task.tunes:
+        return session.task
+    return session.task.tuned(_answers(session, "validation"), session.examples["validation"])
 
 
 def _results(folder: RunFolder, session: Session) -> dict[str, Any]:
@@ -53,14 +63,16 @@ def _results(folder: RunFolder, session: Session) -> dict[str, Any]:
     return {
         "recipe": folder.read("resolved.json"),
         "model": session.source,
-        "labels": list(session.task.config["id2label"].values()),
+        "learned": session.task.learned,
+        "pipeline": session.task.pipeline,
         "parameters": sum(weight.numel() for weight in named_weights(session.state.model).values()),
         "precision": str(session.machine.precision).removeprefix("torch."),
         "device": str(session.machine.device),
         "rows": {split: len(examples) for split, examples in session.examples.items()},
         "rows_cut": dict(session.num_cut),
+        "rows_left_out": dict(session.left_out),
         "max_length": session.max_length,
-        "start": _without_predicted(folder.read("stages/start.json")),
+        "start": _without_figures(folder.read("stages/start.json")),
         "stages": [_result(folder.stage(number, stage.name)) for number, stage in enumerate(stages)],
         "test": None,
         "predictions": [],
@@ -69,28 +81,27 @@ def _results(folder: RunFolder, session: Session) -> dict[str, Any]:
 
 def _result(stage: StageFolder) -> dict[str, Any]:
     result = stage.result() or {}
-    return result | {"scores": _without_predicted(result["scores"])} if "scores" in result else result
+    return result | {"scores": _without_figures(result["scores"])} if "scores" in result else result
 
 
-def _without_predicted(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave the answers to single rows to the stage's own record."""
-    return {key: value for key, value in scores.items() if key != "predicted"}
+def _without_figures(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave the figures of single rows to the stage's own record."""
+    return {key: value for key, value in scores.items() if key != "figures"}
 
 
-def _outputs(session: Session, split: str, rows: int | None = None) -> np.ndarray:
-    """Give outputs in float32: the scores are those of the saved model as others load it."""
-    examples = session.examples[split][:rows]
+def _answers(session: Session, split: str) -> list[Any]:
+    """Give answers in float32: the scores are those of the saved model as others load it."""
+    examples = session.examples[split]
     return predict(session.state.model, session.task, examples, session.tokenizer, session.machine.exact())
 
 
-def _shown_predictions(dataset: Dataset, outputs: np.ndarray) -> list[dict[str, Any]]:
-    chances = softmax(outputs[:NUM_SHOWN], axis=1)
+def _shown_predictions(session: Session, dataset: Dataset, answers: Sequence[Any]) -> list[dict[str, Any]]:
+    """Give the first test rows with what the model answers; the first column of its table is called `predicted`."""
+    examples = session.examples["test"][:NUM_SHOWN]
+    table = session.task.table(answers[:NUM_SHOWN], examples)
+    rows = dataset.test.filter(pl.col("row").is_in([example.row for example in examples])).drop("row")
+    first, *others = (name for name in table.columns if not name.startswith("probability_"))
     return [
-        {
-            "text": row["text"],
-            "label": row["label"],
-            "predicted": dataset.labels[int(chances[n].argmax())],
-            "probability": float(chances[n].max()),
-        }
-        for n, row in enumerate(dataset.test.head(NUM_SHOWN).iter_rows(named=True))
+        row | {"predicted": answer[first]} | {name: answer[name] for name in others}
+        for row, answer in zip(rows.to_dicts(), table.to_dicts(), strict=True)
     ]

@@ -21,7 +21,7 @@ from alloytune.models.state import ModelState
 from alloytune.models.weights import named_weights
 from alloytune.selected import Selected, Shapes
 from alloytune.selection import candidates, nearest, select
-from alloytune.tasks.classification import Classification
+from alloytune.tasks.task import find_task
 from alloytune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alloytune.train.scores import (
     OF_CHANGE,
@@ -183,8 +183,8 @@ def measure(
     return Measures(seed, tensors, masks)
 
 
-def select_of_model(name: str, text: str, seed: int) -> tuple[Roles, Selected]:
-    """Load a model with a head for two labels; give its roles, and what a selection picks of it without any data.
+def select_of_model(name: str, text: str, seed: int, task_name: str = "classification") -> tuple[Roles, Selected]:
+    """Load a model with a task's head; give its roles, and what a selection picks of it without any data.
 
     Raises InputError for a selection that cannot be read, matches nothing, or chooses by gradients or changes.
     """
@@ -196,7 +196,7 @@ def select_of_model(name: str, text: str, seed: int) -> tuple[Roles, Selected]:
     def refuse(names: frozenset[str]) -> Any:
         raise InputError("selection", f"{text!r} chooses by training rows", "see what it picks with: alloytune check")
 
-    source, task = locate(name), Classification(("first", "second"))
+    source, task = locate(name), find_task(task_name).blank()
     model, fresh = load_model(task.auto_class, source, load_tokenizer(source), seed, **task.config)
     found = ModelState(model, fresh).roles()
     measures = measure(Wanted.of({"selection": text}, found), model, seed, refuse, lambda: refuse(frozenset()), 1)

@@ -60,7 +60,7 @@ def combine_snapshots(
 
     def rank(weights: Weights) -> list[float]:
         state.put(weights)
-        return evaluate().rank(session.recipe.metric)
+        return evaluate().rank(session.recipe.scored_by)
 
     mixture = combine(combination, sources, rank)
     state.put(mixture.weights)

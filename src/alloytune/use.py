@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-from scipy.special import softmax
-from transformers import AutoModelForSequenceClassification
 
+from alloytune.build import build_rules
 from alloytune.data.clean import drop_missing, repair, strip
 from alloytune.data.columns import require_columns
 from alloytune.data.parse import parse_table
@@ -20,10 +18,12 @@ from alloytune.evaluate.predict import predict
 from alloytune.machine import Machine, find_machine
 from alloytune.models.load import load_model, load_tokenizer, token_limit
 from alloytune.models.reload import put_adapters
+from alloytune.recipe.read import recipe_from
+from alloytune.recipe.types.recipe import Recipe
 from alloytune.record.atomic import new_folder
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
-from alloytune.tasks.classification import Classification
+from alloytune.tasks.task import Example, Task, find_task
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Tuned:
 
     folder: RunFolder
     results: dict[str, Any]
+    recipe: Recipe
     model: Any
     tokenizer: Any
-    task: Classification
+    task: Task
     machine: Machine
     max_length: int | None
 
@@ -51,7 +52,9 @@ class Tuned:
     def predict(
         self, texts: Sequence[str | None] | str, text_pairs: Sequence[str | None] | str | None = None
     ) -> pl.DataFrame:
-        """Predict labels: columns `label`, `probability` and one probability per label, a row per text."""
+        """Answer texts: for labels columns `label`, `probability` and one probability per label; a row per text."""
+        if unknown := sorted(set(self._texts) - {"text", "text_pair"}):
+            raise InputError("texts", f"the model reads {', '.join(unknown)}", "give a table to predict_table")
         columns = {"text": _texts("texts", texts)}
         if text_pairs is not None:
             columns["text_pair"] = _texts("text_pairs", text_pairs)
@@ -59,47 +62,47 @@ class Tuned:
         return self._predict(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)))
 
     def predict_table(self, table: Any, where: Path | str = "table") -> pl.DataFrame:
-        """Predict for a table with the run's own columns, or with `text` and, for pairs, `text_pair`.
+        """Answer the rows of a table with the run's own columns, or with those of the task, such as `text`.
 
         The table is anything that `tune` takes; an empty text gets an empty answer. `where` names it in errors.
         """
-        return self._predict(self._choose_columns(parse_table(table), where, ("text", "text_pair")))
+        return self._predict(self._choose_columns(parse_table(table), where, self._texts))
 
     def _predict(self, table: pl.DataFrame) -> pl.DataFrame:
-        rows = self._clean(table.with_columns(pl.lit(self.task.labels[0]).alias("label")))
-        places = rows["row"].cast(pl.Int64).to_numpy() - 1
-        chances = np.zeros((table.height, len(self.task.labels)))
-        if rows.height:
-            examples, _ = self.task.encode(rows, self.tokenizer, self.max_length)
-            logits = predict(self.model, self.task, examples, self.tokenizer, self.machine)
-            chances[places] = softmax(logits, axis=1)
-        filled = pl.Series(np.isin(np.arange(table.height), places))
-        answers = pl.DataFrame(
-            {"label": [self.task.labels[n] for n in chances.argmax(axis=1)], "probability": chances.max(axis=1)}
-            | {f"probability_{label}": chances[:, n] for n, label in enumerate(self.task.labels)},
-            schema_overrides={"label": pl.String},
-        )
-        return answers.with_columns(pl.when(filled).then(pl.all()))
+        rows = self._clean(table)
+        examples, answers = self._answers(rows)
+        places = pl.Series("place", [int(example.row) - 1 for example in examples], pl.Int64)
+        found = self.task.table(answers, examples).with_columns(places)
+        every = pl.DataFrame({"place": pl.int_range(table.height, eager=True)})
+        return every.join(found, on="place", how="left", maintain_order="left").drop("place")
+
+    def _answers(self, rows: pl.DataFrame) -> tuple[list[Example], list[Any]]:
+        """Give the examples that rows become, and what the model answers to them."""
+        examples = self.task.encode(rows, self.tokenizer, self.max_length).examples
+        return examples, predict(self.model, self.task, examples, self.tokenizer, self.machine)
+
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        """Give the columns that the model reads."""
+        return build_rules(self.recipe).texts
 
     def evaluate_table(self, table: Any, where: Path | str = "table") -> dict[str, Any]:
-        """Score on a table with the run's own columns, or with `text`, `text_pair` (for pairs) and `label`.
+        """Score on a table with the run's own columns, or with those of the task, such as `text` and `label`.
 
-        Give values, 95 % intervals, details, rows, and `left_out`: how many rows lack a text or a label. The table is
-        anything that `tune` takes, and is treated as the training's rows were. `where` names it in errors.
+        Give values, 95 % intervals, details, rows, and `left_out`: how many rows cannot be used. The table is anything
+        that `tune` takes, and is treated as the training's rows were. `where` names it in errors.
         """
-        chosen = self._choose_columns(parse_table(table), where, ("text", "text_pair", "label"))
-        rows = self._clean(chosen)
-        if rows.height == 0:
-            raise InputError(str(where), "no row has both a text and a label", "give rows with both")
-        self._require_known(rows["label"])
-        examples, _ = self.task.encode(rows, self.tokenizer, self.max_length)
-        logits = predict(self.model, self.task, examples, self.tokenizer, self.machine)
-        return score_with_intervals(self.task, logits, examples, seed=0) | {"left_out": chosen.height - rows.height}
+        chosen = self._choose_columns(parse_table(table), where, list(self.recipe.columns))
+        examples, answers = self._answers(self._clean(chosen))
+        if not examples:
+            *texts, last = self.recipe.columns
+            raise InputError(str(where), f"no row has both {' and '.join(texts)} and {last}", "give rows with both")
+        scores = score_with_intervals(self.task, answers, examples, seed=0)
+        return scores | {"left_out": chosen.height - len(examples)}
 
     def _choose_columns(self, table: pl.DataFrame, where: Path | str, names: Sequence[str]) -> pl.DataFrame:
         """Give the columns that the run was trained on, under the names that the task knows."""
-        data = self.results["recipe"]["data"]
-        own = {name: data[name] for name in names if data[name]}
+        own = {name: self.recipe.columns[name] for name in names}
         has_own = all(column in table.columns for column in own.values())
         if not has_own and all(name in table.columns for name in own):
             return table.select(list(own))
@@ -107,26 +110,19 @@ class Tuned:
         return table.select(pl.col(column).alias(name) for name, column in own.items())
 
     def _clean(self, table: pl.DataFrame) -> pl.DataFrame:
-        """Treat rows as those of the training were, and leave out those without text or label; `row` counts from 1."""
+        """Treat rows as those of the training were, and leave out those that cannot be used; `row` counts from 1."""
+        rules = build_rules(self.recipe, table.columns)
         number = pl.int_range(1, table.height + 1).cast(pl.String)
-        rows = strip(table.with_columns(number.alias("row"), pl.lit("").alias("split")))
-        if self.results["recipe"]["data"]["repair"]:
-            rows, _ = repair(rows)
-        rows, _ = drop_missing(rows)
+        rows = strip(table.select(number.alias("row"), pl.lit("").alias("split"), pl.all()), rules)
+        if self.recipe.data.repair:
+            rows, _ = repair(rows, rules)
+        rows, _ = drop_missing(rows, rules)
+        rows, _ = rules.sift(rows)
         return rows
-
-    def _require_known(self, labels: pl.Series) -> None:
-        unknown = sorted(set(labels) - set(self.task.labels))
-        if unknown:
-            raise InputError(
-                "label",
-                f"the model does not know {', '.join(map(repr, unknown[:5]))}",
-                f"it knows {', '.join(self.task.labels)}",
-            )
 
     def _require_pairs(self, columns: Mapping[str, Sequence[str | None]]) -> None:
         """Raise an InputError unless there are pairs exactly where the run was trained on them, one for each text."""
-        trained = self.results["recipe"]["data"]["text_pair"] is not None
+        trained = "text_pair" in self.recipe.columns
         if trained != ("text_pair" in columns):
             what, remedy = ("pairs", "give text_pairs too") if trained else ("single texts", "leave text_pairs away")
             raise InputError("text_pairs", f"the model was trained on {what}", remedy)
@@ -162,13 +158,14 @@ def load_tuned(path: str | Path) -> Tuned:
     """Load the model that a run left. Raises InputError where the run is not finished."""
     folder = RunFolder.open(Path(path))
     results = folder.read("results.json")
-    task = Classification(tuple(results["labels"]))
+    recipe = recipe_from(results["recipe"], source=str(folder.path / "results.json"))
+    task = find_task(recipe.task_name).recall(recipe.task_settings, results["learned"])
     whole = "model" in results["saved"]
     source = str(folder.model if whole else folder.base)
     tokenizer = load_tokenizer(source)
-    model, _ = load_model(AutoModelForSequenceClassification, source, tokenizer, 0, **task.config)
+    model, _ = load_model(task.auto_class, source, tokenizer, 0, **task.config)
     limit = token_limit(model, tokenizer, results["max_length"])
     machine = find_machine()
     if not whole:
         model = put_adapters(model, folder.adapter, results["adapters"])
-    return Tuned(folder, results, model.to(machine.device), tokenizer, task, machine.exact(), limit)
+    return Tuned(folder, results, recipe, model.to(machine.device), tokenizer, task, machine.exact(), limit)

@@ -1,7 +1,10 @@
 """Whether a stage is kept, and why: its scores against those of the model that it must better."""
 
+import numpy as np
+
 from alloytune.build import Session
 from alloytune.evaluate.compare import standard_error
+from alloytune.metrics import METRICS, gain
 from alloytune.recipe.types.ending import Accept
 from alloytune.recipe.types.values import read_gain
 from alloytune.record.folder import RunFolder
@@ -14,11 +17,14 @@ def judge(folder: RunFolder, session: Session, number: int, before: Scores, afte
     accept = session.recipe.stages[number].accept
     if accept is None:
         return True, "always kept"
-    metric = accept.metric or session.recipe.metric
+    metric = accept.metric or session.recipe.scored_by
     name, rival = _best(folder, session, metric) if accept.against == "best" else ("", before)
     needed, shown = _needed(session, accept, metric, rival, after)
-    gain = after.values[metric] - rival.values[metric]
-    return gain >= needed, f"needed {metric} {shown} or more{f' on {name}' if name else ''}, got {gain:+.4f}"
+    gained = gain(metric, rival.values[metric], after.values[metric])
+    fall = " less" if METRICS[metric].lower else ""
+    return gained >= needed, (
+        f"needed {metric} {shown}{fall} or more{f' on {name}' if name else ''}, got {gained:+.4f}{fall}"
+    )
 
 
 def _best(folder: RunFolder, session: Session, metric: str) -> tuple[str, Scores]:
@@ -37,7 +43,6 @@ def _needed(session: Session, accept: Accept, metric: str, rival: Scores, after:
     amount, counts_errors = read_gain(accept.gain)
     if not counts_errors:
         return amount, f"{amount:+g}"
-    targets = [example.target for example in session.examples["validation"]]
-    num_labels = session.task.config["num_labels"]
-    error = standard_error(metric, rival.predicted, after.predicted, targets, num_labels, session.recipe.seed)
+    one, two = np.array(rival.figures), np.array(after.figures)
+    error = standard_error(metric, one, two, session.task.values, session.recipe.seed)
     return amount * error, f"{amount * error:+.4f} ({accept.gain})"

@@ -6,6 +6,7 @@ import polars as pl
 
 from alloytune.data.prepare import Dataset, prepare
 from alloytune.data.settings import DataSettings
+from alloytune.tasks.classification import Classification
 
 SPLITS = ("train", "validation", "test")
 WORDS = ("river", "stone", "market", "window", "garden", "silver", "thunder", "paper")
@@ -22,9 +23,16 @@ def table(counts: dict[str, int]) -> pl.DataFrame:
     return pl.DataFrame({"text": [sentence(number) for number in range(len(labels))], "label": labels})
 
 
+def labelled(train: Path | None, /, *, text_pair: str | None = None, **settings: object) -> DataSettings:
+    """Give the settings for texts with labels."""
+    columns = {"text": "text", "text_pair": text_pair, "label": settings.pop("label", "label")}
+    named = {name: str(column) for name, column in columns.items() if column}
+    return DataSettings(train, columns=named, rules=Classification.rules({}, named), **settings)  # type: ignore[arg-type]
+
+
 def prepared(given: pl.DataFrame, /, **settings: object) -> Dataset:
     """Prepare a table held in memory."""
-    return prepare(DataSettings(train=None, **settings), given)  # type: ignore[arg-type]
+    return prepare(labelled(None, **settings), given)  # type: ignore[arg-type]
 
 
 def write(path: Path, rows: pl.DataFrame) -> Path:

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alloytune.data.labels import sort_naturally
 from alloytune.data.near import NearIndex, group_near
 from alloytune.data.quotas import share_out
 from alloytune.data.repair import repair_column, repair_text
+from alloytune.tasks.labels import sort_naturally
 
 # Few words and long texts, so that many pairs lie close to the border of 0.8.
 wordy = st.lists(st.sampled_from("abc"), max_size=14).map(" ".join)

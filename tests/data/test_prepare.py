@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from alloytune.data.audit import Audit
 from alloytune.data.near import NearIndex
 from alloytune.data.prepare import Dataset, prepare
-from alloytune.data.settings import DataSettings, SplitSettings
+from alloytune.data.settings import SplitSettings
 from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError
-from data.example_tables import SPLITS, all_rows, prepared, sentence, table, write
+from alloytune.tasks.classification import Classification
+from data.example_tables import SPLITS, all_rows, labelled, prepared, sentence, table, write
 
 DIRT = ["", "  ", "\u200b", "caf\u00c3\u00a9 au lait", "fish &amp; chips", "a\r\nb", "Same", "same ", "RT @you: same"]
 dirty_text = st.none() | st.sampled_from(DIRT) | st.integers(0, 30).map(sentence)
@@ -96,7 +97,7 @@ def test_given_splits_share_no_row(tmp_path: Path, near_duplicates: bool) -> Non
     validation.extend(pl.DataFrame({"text": ["also quite new"], "label": ["b"]}))
     files = (base, validation, test)
     paths = {split: write(tmp_path / f"{split}.csv", rows) for split, rows in zip(SPLITS, files, strict=True)}
-    dataset = prepare(DataSettings(**paths, near_duplicates=near_duplicates))
+    dataset = prepare(labelled(paths.pop("train"), **paths, near_duplicates=near_duplicates))
     found = {(row.row, row.reason, row.detail) for row in dataset.audit.dropped}
     across = {
         ("train.csv:1", "also in test", "the same text as test.csv:1"),
@@ -137,13 +138,13 @@ def test_every_class_of_three_is_in_every_split(counts: dict[str, int], share: f
 def test_an_unstratified_cut_leaves_train_every_class(seed: int) -> None:
     counts = {"a": 20, "b": 2, "c": 2, "d": 3}
     dataset = prepared(table(counts), split=SplitSettings(0.3, 0.3, stratify=False), seed=seed)
-    assert dataset.labels == ("a", "b", "c", "d")
+    assert set(dataset.train["label"]) == {"a", "b", "c", "d"}
 
 
 def test_a_missing_split_is_cut_from_train_only(tmp_path: Path) -> None:
     test = write(tmp_path / "test.csv", table({"a": 3, "b": 3}))
     train = write(tmp_path / "train.csv", table({"a": 50, "b": 50}).with_columns(pl.col("text").str.reverse()))
-    dataset = prepare(DataSettings(train, test=test))
+    dataset = prepare(labelled(train, test=test))
     assert (dataset.train.height, dataset.validation.height, dataset.test.height) == (90, 10, 6)
     assert all(row.startswith("test.csv:") for row in dataset.test["row"])
 
@@ -151,7 +152,7 @@ def test_a_missing_split_is_cut_from_train_only(tmp_path: Path) -> None:
 def test_rows_leaves_given_splits_whole(tmp_path: Path) -> None:
     test = write(tmp_path / "test.csv", table({"a": 40, "b": 20}).with_columns(pl.col("text") + " again"))
     train = write(tmp_path / "train.csv", table({"a": 200, "b": 100}))
-    dataset = prepare(DataSettings(train=train, test=test, rows=60, near_duplicates=False))
+    dataset = prepare(labelled(train, test=test, rows=60, near_duplicates=False))
     assert (dataset.train.height + dataset.validation.height, dataset.test.height) == (60, 60)
     assert dataset.audit.not_used == {"beyond 60 rows": 240}
 
@@ -174,12 +175,12 @@ def test_another_hash_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     path = write(tmp_path / "dirty.csv", pl.DataFrame({"text": texts, "label": ["ab"[n % 60 % 2] for n in range(90)]}))
     script = (
         "import sys; from pathlib import Path; from alloytune.data.prepare import prepare;"
-        "from alloytune.data.settings import DataSettings; from alloytune.data.store import write_splits;"
-        "write_splits(prepare(DataSettings(Path(sys.argv[1]))), Path(sys.argv[2]))"
+        "from alloytune.data.store import write_splits; from data.example_tables import labelled;"
+        "write_splits(prepare(labelled(Path(sys.argv[1]))), Path(sys.argv[2]))"
     )
     for hash_seed in ("1", "2"):
         folder = str(tmp_path / hash_seed)
-        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
         subprocess.run([sys.executable, "-c", script, str(path), folder], check=True, env=environment)
     names = [f"{split}.parquet" for split in SPLITS] + ["audit.json"]
     for name in names:
@@ -206,7 +207,7 @@ def test_written_splits_are_read_back(tmp_path: Path) -> None:
     for split in SPLITS:
         assert getattr(again, split).equals(getattr(dataset, split))
     assert again.audit == dataset.audit
-    assert again.labels == dataset.labels == ("1", "2", "10")
+    assert Classification.learn({"class_weights": None}, again.train).labels == ("1", "2", "10")
     written = json.loads((tmp_path / "data" / "audit.json").read_text(encoding="utf-8"))
     assert written["dropped"] == [
         {"row": "table:65", "split": "train", "reason": "missing text", "detail": "text", "text": ""}

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from alloytune.data.cells import as_strings
 from alloytune.data.columns import require_columns
 from alloytune.data.encoding import guess_encoding
-from alloytune.data.labels import sort_naturally
 from alloytune.data.parse import parse_table
 from alloytune.data.read import read_table
 from alloytune.errors import InputError
+from alloytune.tasks.labels import sort_naturally
 
 
 def refusal(path: Path, content: bytes | None = None, encoding: str = "utf-8") -> str:

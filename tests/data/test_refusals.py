@@ -9,7 +9,7 @@ import pytest
 from alloytune.data.prepare import prepare
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError
-from data.example_tables import prepared, sentence, table, write
+from data.example_tables import labelled, prepared, sentence, table, write
 
 GOOD = table({"a": 20, "b": 20})
 
@@ -43,9 +43,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "give more rows, a file for each split, or near_duplicates: false",
     ),
     "same column": (
-        lambda: DataSettings(None, text="x", label="x"),
-        'data: the column "x" is named for more than one of text, text_pair and label; '
-        "name a column of its own for each",
+        lambda: DataSettings(None, columns={"text": "x", "label": "x"}),
+        'data: the column "x" is named for more than one of text, label; name a column of its own for each',
     ),
     "missing column": (
         lambda: prepared(GOOD, label="labels"),
@@ -65,7 +64,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "split: validation 0.5 and test 0.5 leave nothing to train on; make their sum less than 1",
     ),
     "no data": (
-        lambda: prepare(DataSettings(None)),
+        lambda: prepare(labelled(None)),
         "data.train: there is neither a file nor a table; give one of them",
     ),
 }
@@ -84,7 +83,7 @@ def test_labels_that_train_never_saw_are_listed(tmp_path: Path) -> None:
     other = table({"a": 43, "10": 1, "2": 1})[41:]
     test = write(tmp_path / "test.csv", other)
     with pytest.raises(InputError) as caught:
-        prepare(DataSettings(train, test=test))
+        prepare(labelled(train, test=test))
     assert str(caught.value) == (
         f'{test}: test has labels that train does not have: "2", "10"; add examples of them to train, or remove them'
     )
@@ -93,14 +92,15 @@ def test_labels_that_train_never_saw_are_listed(tmp_path: Path) -> None:
 def test_one_row_of_a_class_is_enough_where_nothing_is_cut(tmp_path: Path) -> None:
     rows = table({"a": 6, "b": 5})
     parts = {"train": rows[5:7], "validation": rows[:2].extend(rows[7:8]), "test": rows[2:5].extend(rows[8:])}
-    dataset = prepare(DataSettings(**{name: write(tmp_path / f"{name}.csv", part) for name, part in parts.items()}))
+    files = {name: write(tmp_path / f"{name}.csv", part) for name, part in parts.items()}
+    dataset = prepare(labelled(files.pop("train"), **files))
     assert dataset.audit.kept == {"train": 2, "validation": 3, "test": 6}
 
 
 def test_one_file_cannot_be_two_splits(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", GOOD)
     with pytest.raises(InputError, match="it is given for both train and test"):
-        prepare(DataSettings(path, test=path))
+        prepare(labelled(path, test=path))
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -108,6 +108,6 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for name, part in {"one": rows[::2], "two": rows[1::2]}.items():
         (tmp_path / name).mkdir()
         write(tmp_path / name / "rows.csv", part)
-    dataset = prepare(DataSettings(tmp_path / "one" / "rows.csv", test=tmp_path / "two" / "rows.csv"))
+    dataset = prepare(labelled(tmp_path / "one" / "rows.csv", test=tmp_path / "two" / "rows.csv"))
     assert dataset.test["row"][0] == "two/rows.csv:1"
     assert dataset.audit.read == {"one/rows.csv": 20, "two/rows.csv": 20}

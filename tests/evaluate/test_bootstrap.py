@@ -5,7 +5,16 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from alloytune.evaluate.bootstrap import intervals
-from alloytune.tasks.metrics import classification_scores
+from alloytune.tasks.classification import Classification
+
+
+def figures(targets: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Give what is left of answers of full confidence."""
+    return np.stack([targets, predicted, targets != predicted, np.ones(len(targets))], axis=1).astype(float)
+
+
+def labels(number: int) -> Classification:
+    return Classification(tuple("abcdef"[:number]))
 
 
 def test_the_interval_holds_the_score_and_narrows_with_rows() -> None:
@@ -14,7 +23,7 @@ def test_the_interval_holds_the_score_and_narrows_with_rows() -> None:
     for rows in (100, 1600):
         targets = random.integers(0, 3, rows)
         predicted = np.where(random.random(rows) < 0.8, targets, (targets + 1) % 3)
-        found = intervals(predicted, targets, 3, seed=0)
+        found = intervals(figures(targets, predicted), labels(3).values, seed=0)
         low, high = found["accuracy"]
         assert low < accuracy_score(targets, predicted) < high
         f1_low, f1_high = found["macro_f1"]
@@ -26,28 +35,11 @@ def test_the_interval_holds_the_score_and_narrows_with_rows() -> None:
 def test_accuracy_agrees_with_the_binomial_formula() -> None:
     targets = np.zeros(400, dtype=int)
     predicted = np.array([0] * 300 + [1] * 100)
-    low, high = intervals(predicted, targets, 2, seed=1)["accuracy"]
+    low, high = intervals(figures(targets, predicted), labels(2).values, seed=1)["accuracy"]
     half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
     assert (low, high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.008)
 
 
-def test_only_right_answers_give_no_width() -> None:
-    assert intervals(np.ones(9, dtype=int), np.ones(9, dtype=int), 2, seed=0)["accuracy"] == (1.0, 1.0)
-
-
-def test_scores_by_hand() -> None:
-    targets = np.array([0, 0, 1])
-    logits = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-    values, details = classification_scores(logits, targets, ("no", "yes"))
-    assert values["accuracy"] == pytest.approx(2 / 3)
-    assert values["macro_f1"] == pytest.approx(2 / 3)
-    right, wrong = np.log1p(np.exp(-2)), np.log1p(np.exp(2))
-    assert values["loss"] == pytest.approx((2 * right + wrong) / 3)
-    assert details["confusion"] == {"no": {"no": 1, "yes": 1}, "yes": {"yes": 1}}
-    assert details["per_class"][1] == {
-        "label": "yes",
-        "precision": 0.5,
-        "recall": 1.0,
-        "f1": pytest.approx(2 / 3),
-        "rows": 1,
-    }
+def test_rows_that_are_alike_give_no_width() -> None:
+    ones = np.ones(9, dtype=int)
+    assert intervals(figures(ones, ones), labels(2).values, seed=0)["accuracy"] == (1.0, 1.0)

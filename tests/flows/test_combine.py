@@ -159,7 +159,7 @@ def test_against_the_best_and_in_standard_errors(bert: Path, tmp_path: Path) -> 
     found = results(folder)
     assert [result["decision"] for result in found.values()] == ["kept", "kept", "rolled back", "kept"]
     assert "on stage one" in found["again"]["reason"]
-    assert len(found["one"]["scores"]["predicted"]) == folder.read("data/audit.json")["kept"]["validation"]
+    assert len(found["one"]["scores"]["figures"]) == folder.read("data/audit.json")["kept"]["validation"]
 
 
 def test_a_run_that_is_stopped_combines_the_same(bert: Path, tmp_path: Path) -> None:

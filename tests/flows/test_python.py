@@ -124,7 +124,7 @@ def test_an_adapter_on_an_untouched_base_names_it(bert: Path, tmp_path: Path) ->
     config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(bert)
     assert tuned.results["test"] is None
-    assert set(tuned.scores) == {"accuracy", "macro_f1", "loss"}
+    assert set(tuned.scores) == {"accuracy", "macro_f1", "loss", "calibration_error"}
 
 
 def test_nan_stops_the_run_and_keeps_the_last_checkpoint(bert: Path, tmp_path: Path) -> None:

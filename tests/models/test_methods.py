@@ -76,7 +76,7 @@ def attach(state: ModelState, settings: Method, name: str = "own", on: str = "at
 @torch.inference_mode()
 def outputs(model: Any, source: Path) -> Tensor:
     tokenizer = load_tokenizer(str(source))
-    examples, _ = TASK.encode(tiny.make_table(16), tokenizer, 32)
+    examples = TASK.encode(tiny.make_table(16), tokenizer, 32).examples
     return TASK.outputs(model.eval(), TASK.collate(examples, tokenizer))
 
 

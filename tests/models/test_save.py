@@ -57,7 +57,7 @@ class Saved:
 
     @property
     def batch(self) -> Batch:
-        examples, _ = TASK.encode(tiny.make_table(12), self.tokenizer, 32)
+        examples = TASK.encode(tiny.make_table(12), self.tokenizer, 32).examples
         return TASK.collate(examples, self.tokenizer)
 
     @torch.inference_mode()

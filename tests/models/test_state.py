@@ -26,7 +26,7 @@ def attach(state: ModelState, settings: Method, on: str = "attention | mlp") -> 
 @torch.inference_mode()
 def logits(state: ModelState, folder: Path) -> torch.Tensor:
     tokenizer = load_tokenizer(str(folder))
-    examples, _ = TASK.encode(tiny.make_table(16), tokenizer, 32)
+    examples = TASK.encode(tiny.make_table(16), tokenizer, 32).examples
     return TASK.outputs(state.model.eval(), TASK.collate(examples, tokenizer))
 
 

@@ -13,7 +13,7 @@ import tiny
 from alloytune import run
 from alloytune.build import Session, build_session
 from alloytune.data.prepare import Dataset, prepare
-from alloytune.data.settings import DataSettings, SplitSettings
+from alloytune.data.settings import SplitSettings
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import recipe_from
 from alloytune.record.folder import RunFolder
@@ -21,6 +21,7 @@ from alloytune.train.loop import Step
 from alloytune.train.moving import Moving
 from alloytune.train.stage import Progress
 from alloytune.watch import Watcher
+from data.example_tables import labelled
 
 Weights = dict[str, Tensor]
 
@@ -78,7 +79,7 @@ def assert_same(one: Weights, other: Weights) -> None:
 
 @cache
 def dataset() -> Dataset:
-    return prepare(DataSettings(train=None, split=SplitSettings(0.3, 0.1)), tiny.make_table(60))
+    return prepare(labelled(None, split=SplitSettings(0.3, 0.1)), tiny.make_table(60))
 
 
 def begin(recipe: Mapping[str, Any], model: Path) -> Session:

@@ -138,9 +138,25 @@ VALUES = {
     "seed fraction": Wrong(top("seed: ▲1.5"), "seed", ("1.5", "whole number")),
     "batch float": Wrong(top("batch: ▲32.0"), "batch", ("32.0", "write 32")),
     "batch empty": Wrong(top("▲batch:"), "batch", ("an empty value", "whole number")),
-    "metric": Wrong(top("metric: ▲f1"), "metric", ("'f1'", "accuracy, macro_f1", "did you mean 'macro_f1'?")),
+    "metric": Wrong(top("metric: ▲f1"), "metric", ("'f1' is no metric of classification", "did you mean 'macro_f1'?")),
     "precision": Wrong(top("precision: ▲bf16"), "precision", ("did you mean 'bfloat16'?",)),
-    "task": Wrong(top("task: ▲regression"), "task", ("'regression'", "'classification', the only choice")),
+    "task": Wrong(top("task: ▲clasification"), "task", ("'clasification'", "did you mean 'classification'?")),
+    "task without a name": Wrong(top("task: ▲{}"), "task", ("names no task", "exactly one")),
+    "task with an unknown setting": Wrong(
+        top("task: {classification: {▲weights: balanced}}"),
+        "task.classification.weights",
+        ("did you mean 'class_weights'?",),
+    ),
+    "class weights in words": Wrong(
+        top("task: {classification: {class_weights: ▲balance}}"),
+        "task.classification.class_weights",
+        ("did you mean 'balanced'?",),
+    ),
+    "class weight of zero": Wrong(
+        top("task: {classification: {class_weights: {good: ▲0}}}"),
+        "task.classification.class_weights.good",
+        ("above 0",),
+    ),
     "label number": Wrong(top("data: {label: ▲3}"), "data.label", ("3 is not text", "quotes: '3'")),
     "model empty text": Wrong(top("model: ▲''"), "model", ("the text is empty",)),
     "data list": Wrong(top("data: ▲[a.csv]"), "data", ("mapping such as {train: ...",)),
@@ -315,7 +331,7 @@ RULES = {
     ),
     "text is label": Wrong(top("data: {text: a, label: ▲a}"), "data.label", ("'a'", "text column")),
     "text is text_pair": Wrong(top("data: {text: a, text_pair: ▲a}"), "data.text_pair", ("text column",)),
-    "text_pair is label": Wrong(top("data: {text_pair: ▲a, label: a}"), "data.text_pair", ("label column",)),
+    "text_pair is label": Wrong(top("data: {text_pair: a, label: ▲a}"), "data.label", ("text_pair column",)),
     "micro_batch": Wrong(top("batch: 8\nmicro_batch: ▲16"), "micro_batch", ("16", "batch (8)")),
     "adapter may be rolled back": Wrong(
         after_lora("    train: ▲adapter", first="    accept: {gain: 0}\n"),
@@ -483,10 +499,10 @@ UNTIL = {
     "score above 1": Wrong(stage("until: {epochs: 1, score: ▲95}"), "stages[0].until.score", ("95", "at most 1")),
     "score of nothing": Wrong(stage("until: {epochs: 1, score: ▲{}}"), "stages[0].until.score", ("no metric",)),
     "score of null": Wrong(
-        stage("until: {epochs: 1, score: ▲{loss: null}}"), "stages[0].until.score", ("no metric", "{macro_f1: 0.95}")
+        stage("until: {epochs: 1, score: {loss: ▲null}}"), "stages[0].until.score.loss", ("an empty value", "number")
     ),
     "score of what": Wrong(
-        stage("until: {epochs: 1, score: {▲f1: 0.9}}"), "stages[0].until.score.f1", ("there are accuracy, macro_f1",)
+        stage("until: {epochs: 1, score: {▲f1: 0.9}}"), "stages[0].until.score.f1", ("there are macro_f1, accuracy",)
     ),
     "patience of what": Wrong(
         stage("until: {epochs: 9, patience: {metric: ▲los, evaluations: 2}}"),

@@ -40,7 +40,7 @@ def train(
 ) -> list[Step]:
     """Train a selection for some updates of 8 examples."""
     tokenizer = load_tokenizer(str(folder))
-    examples, _ = TASK.encode(tiny.make_table(40), tokenizer, 32)
+    examples = TASK.encode(tiny.make_table(40), tokenizer, 32).examples
     names = resolve(selection, state.roles(), "train")
     free_only(state.model, names)
     weights = named_weights(state.model)
@@ -143,7 +143,7 @@ def test_an_infinite_gradient_stops_too(state: ModelState, bert: Path) -> None:
     free_only(state.model, frozenset(named_weights(state.model)))
     weights = named_weights(state.model)
     tokenizer = load_tokenizer(str(bert))
-    examples: list[Example] = TASK.encode(tiny.make_table(8), tokenizer, 32)[0]
+    examples: list[Example] = TASK.encode(tiny.make_table(8), tokenizer, 32).examples
     series = Updates(examples, 8, 8, 0, partial(TASK.collate, tokenizer=tokenizer))
     before = bits(state)
     moving = Moving((Group(tuple(weights), 1e-3, 0.0),))

@@ -49,7 +49,7 @@ def sweep(state: ModelState, start: float, num_updates: int = 12) -> RangeTest:
     free_only(state.model, moving.names)
     torch.manual_seed(3)
     batches = [
-        Batch({"input_ids": torch.randint(5, 30, (8, 6))}, torch.randint(0, 2, (8,)), ("r",) * 8, 48)
+        Batch({"input_ids": torch.randint(5, 30, (8, 6))}, torch.randint(0, 2, (8,)), ("r",) * 8, 48, 8)
         for _ in range(num_updates)
     ]
     return range_test(

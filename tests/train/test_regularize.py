@@ -25,7 +25,7 @@ from conftest import TASK
 
 def batch_of(folder: Path, rows: int) -> Batch:
     tokenizer = load_tokenizer(str(folder))
-    return TASK.collate(TASK.encode(tiny.make_table(rows), tokenizer, 32)[0], tokenizer)
+    return TASK.collate(TASK.encode(tiny.make_table(rows), tokenizer, 32).examples, tokenizer)
 
 
 def shares(model: nn.Module) -> list[tuple[str, float]]:
@@ -60,7 +60,7 @@ def test_dropout_reaches_models_that_hold_a_number_instead_of_a_module(llama: Pa
 
 def test_label_smoothing_spreads_a_share_over_all_labels() -> None:
     """Logits (0, ln 3) give probabilities 1/4 and 3/4; of target 1 smoothed by 0.2, 0.1 lies on label 0."""
-    outputs, batch = torch.tensor([[0.0, math.log(3)]]), Batch({}, torch.tensor([1]), ("1",), 1)
+    outputs, batch = torch.tensor([[0.0, math.log(3)]]), Batch({}, torch.tensor([1]), ("1",), 1, 1)
     assert float(TASK.loss(outputs, batch)) == pytest.approx(-math.log(0.75))
     expected = -0.9 * math.log(0.75) - 0.1 * math.log(0.25)
     assert float(TASK.loss(outputs, batch, 0.2)) == pytest.approx(expected)
@@ -77,7 +77,7 @@ def test_r_drop_by_hand() -> None:
     """Passes of (1/2, 1/2) and (1/4, 3/4): KL is ln(4/3)/2 one way and 3/4 ln 3 - ln 2 the other."""
     model: Any = nn.Module()
     model.turns = cycle([torch.zeros(3, 2), torch.tensor([[0.0, math.log(3)]]).expand(3, 2)])
-    batch = Batch({}, torch.tensor([1, 1, 1]), ("1", "2", "3"), 3)
+    batch = Batch({}, torch.tensor([1, 1, 1]), ("1", "2", "3"), 3, 3)
     loss = make_loss(TwoPasses(TASK.labels), r_drop=2.0)(model, batch)
     cross = (-math.log(0.5) - math.log(0.75)) / 2
     divergence = (0.5 * math.log(4 / 3) + 0.75 * math.log(3) - math.log(2)) / 2
@@ -90,7 +90,7 @@ def test_regularised_loss_is_a_sum_over_targets(tmp_path: Path, r_drop: float) -
     model, _ = load_model(TASK.auto_class, str(folder), load_tokenizer(str(folder)), 0, **TASK.config)
     loss = partial(make_loss(TASK, label_smoothing=0.1, r_drop=r_drop), model)
     tokenizer = load_tokenizer(str(folder))
-    examples = TASK.encode(tiny.make_table(8), tokenizer, 32)[0]
+    examples = TASK.encode(tiny.make_table(8), tokenizer, 32).examples
     parts = [TASK.collate(examples[first : first + 3], tokenizer) for first in range(0, len(examples), 3)]
     whole = float(loss(TASK.collate(examples, tokenizer)).detach())
     assert sum(float(loss(part).detach()) for part in parts) == pytest.approx(whole, rel=1e-5)

@@ -106,7 +106,7 @@ def test_exactly_as_many_of_the_largest_as_asked_for(numbers: list[int], data: s
 
 def updates(bert: Path, micro_batch: int = 8) -> Updates:
     tokenizer = load_tokenizer(str(bert))
-    examples, _ = TASK.encode(tiny.make_table(40), tokenizer, 32)
+    examples = TASK.encode(tiny.make_table(40), tokenizer, 32).examples
     return Updates(examples, 8, micro_batch, 0, partial(TASK.collate, tokenizer=tokenizer))
 
 

@@ -62,7 +62,7 @@ def train(
 ) -> tuple[Progress, Seen]:
     """Train the head; evaluation number n gives the nth accuracy and loss, the last ones for ever."""
     tokenizer = load_tokenizer(str(bert))
-    examples, _ = TASK.encode(tiny.make_table(40), tokenizer, 32)
+    examples = TASK.encode(tiny.make_table(40), tokenizer, 32).examples
     names = state.head
     free_only(state.model, names)
     moving = Moving((Group(tuple(sorted(names)), 1e-2, 0.0),))
@@ -148,7 +148,7 @@ def test_the_running_average_is_over_the_evaluations(
 
 def test_a_frozen_body_costs_a_third(state: ModelState, bert: Path) -> None:
     tokenizer = load_tokenizer(str(bert))
-    examples, _ = TASK.encode(tiny.make_table(40), tokenizer, 32)
+    examples = TASK.encode(tiny.make_table(40), tokenizer, 32).examples
     batches = [TASK.collate(examples[:8], tokenizer), TASK.collate(examples[8:16], tokenizer)]
     machine = Machine(torch.device("cpu"), torch.float32)
     costs = []

@@ -169,7 +169,7 @@ def test_checks_come_at_shares_of_the_stage() -> None:
 
 def test_backward_stops_at_the_lowest_weight_that_moves(state: ModelState, bert: Path) -> None:
     tokenizer = load_tokenizer(str(bert))
-    examples, _ = TASK.encode(tiny.make_table(40), tokenizer, 32)
+    examples = TASK.encode(tiny.make_table(40), tokenizer, 32).examples
     batch, machine = [TASK.collate(examples[:8], tokenizer)], Machine(torch.device("cpu"), torch.float32)
     names = frozenset(named_weights(state.model))
     roles = state.roles()

@@ -144,13 +144,15 @@ def check(
 @app.command()
 def predict(
     run: RunArgument,
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV, TSV, JSONL or Parquet with the text column.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="CSV, TSV, JSONL or Parquet with the columns that are read.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="CSV or JSONL to write; the terminal where absent.")
     ] = None,
     encoding: EncodingOption = "utf-8",
 ) -> None:
-    """Predict labels for a table, with the probability of each."""
+    """Answer the rows of a table: labels with the probability of each, or whatever the run has learned."""
     import polars as pl
 
     from alloytune.data.read import read_table
@@ -174,7 +176,9 @@ def predict(
 @app.command()
 def evaluate(
     run: RunArgument,
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with text and label columns.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="Table with the run's columns, such as text and label.")
+    ],
     encoding: EncodingOption = "utf-8",
 ) -> None:
     """Score a run's model on a labelled table."""
@@ -188,8 +192,8 @@ def evaluate(
     tuned = load_tuned(run)
     scores = tuned.evaluate_table(given, table)
     if scores["left_out"]:
-        typer.echo(f"{scores['left_out']} rows without text or label are left out", err=True)
-    console.print(test_table({"test": scores, "labels": tuned.results["labels"]}))
+        typer.echo(f"{scores['left_out']} rows without {' or '.join(tuned.recipe.columns)} are left out", err=True)
+    console.print(test_table(scores))
 
 
 @app.command()
@@ -228,14 +232,18 @@ def roles(
     ] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of random(...).")] = 0,
+    task: Annotated[str, typer.Option("--task", help="The task whose head is put on.")] = "classification",
 ) -> None:
     """Show a model's parameters by role, with their shapes and counts, or what a selection picks of them."""
     from alloytune.measures import select_of_model
     from alloytune.models.load import quiet
+    from alloytune.recipe.tasks import TASKS
     from alloytune.report.roles import parameters, roles_json, roles_tree
 
+    if task not in TASKS:
+        raise InputError("--task", f"there is no task {task!r}", f"name one of {', '.join(TASKS)}")
     quiet()
-    found, selected = select_of_model(model, selection, seed)
+    found, selected = select_of_model(model, selection, seed, task)
     listed = parameters(found.shapes, found.members, selected.counts(found.shapes))
     if as_json:
         console.print_json(data=roles_json(listed, found.shared))

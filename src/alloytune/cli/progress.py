@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from alloytune.metrics import METRICS
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
+from alloytune.report.scores import score_line, shown_metrics
 from alloytune.report.tables import audit_table, run_report, short_rates
 from alloytune.watch import Watcher
 
@@ -45,6 +47,8 @@ class Terminal(Watcher):
             self.console.print(
                 f"[yellow]{cut:,} rows are longer than {session.max_length} tokens and are read up to there[/]"
             )
+        if left_out := sum(map(len, session.left_out.values())):
+            self.console.print(f"[yellow]{left_out:,} rows do not fit and are left out; results.json lists them[/]")
 
     def on_stage(self, number: int, stage: Any, moving: Any, plan: Any, progress: Any) -> None:
         """Begin a bar."""
@@ -97,10 +101,7 @@ class Terminal(Watcher):
         values = scores.values
         mark = "  best" if progress.best_update == progress.update else ""
         training = "" if self._loss is None else f" (training {self._loss:.3f})"
-        self._say(
-            f"  update {progress.update}: accuracy {values['accuracy']:.4f}  macro-F1 {values['macro_f1']:.4f}  "
-            f"loss {values['loss']:.3f}{training}{mark}"
-        )
+        self._say(f"  update {progress.update}: {score_line(values)}{training}{mark}")
 
     def on_retry(self, number: int, result: Mapping[str, Any]) -> None:
         """Tell that a stage is tried again."""
@@ -116,10 +117,11 @@ class Terminal(Watcher):
             return
         values, change = result["scores"]["values"], result["change"]
         color = "green" if result["decision"] == Decision.KEPT else "yellow"
-        self._say(
-            f"  [{color}]{result['decision']}[/]: accuracy {values['accuracy']:.4f} ({change['accuracy']:+.4f})  "
-            f"macro-F1 {values['macro_f1']:.4f} ({change['macro_f1']:+.4f}); {escape(result['reason'])}"
+        shown = "  ".join(
+            f"{METRICS[metric].heading} {values[metric]:.4f} ({change[metric]:+.4f})"
+            for metric in shown_metrics(values)
         )
+        self._say(f"  [{color}]{result['decision']}[/]: {shown}; {escape(result['reason'])}")
         if "combined" in result:
             shares = ", ".join(f"{name} {share:.2g}" for name, share in result["combined"].items())
             self._say(f"  combined: {escape(shares)}")

@@ -4,15 +4,17 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from alloytune.data.clean import Dropped, Repair
+from alloytune.data.clean import Repair
+from alloytune.data.rules import Dropped
 
 
 @dataclass(frozen=True)
 class Audit:
     """What became of every row: rows read are rows kept, dropped or not used.
 
-    `read` counts rows by file, `kept` by split, `classes` by split and class, `not_used` by reason. `repairs` are the
-    first few of `repaired`. `near_groups` are groups of near-duplicate rows, `near_rows` the rows in them.
+    `read` counts rows by file, `kept` by split, `classes` by split and class (where there are classes), `not_used` by
+    reason. `repairs` are the first few of `repaired`. `near_groups` are groups of near-duplicate rows, `near_rows` the
+    rows in them.
     """
 
     read: dict[str, int]

@@ -45,14 +45,12 @@ def read_sources(settings: DataSettings, table: pl.DataFrame | None) -> list[Sou
 
 
 def _choose_columns(source: Source, settings: DataSettings) -> Source:
-    columns = {"text": settings.text, "text_pair": settings.text_pair, "label": settings.label}
-    chosen = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
-    require_columns(source.table, source.where, list(chosen.values()))
+    require_columns(source.table, source.where, list(settings.columns.values()))
     number = pl.int_range(1, source.table.height + 1).cast(pl.String)
     table = source.table.select(
         (pl.lit(f"{source.name}:") + number).alias("row"),
         pl.lit(source.split).alias("split"),
-        *(pl.col(theirs).alias(ours) for ours, theirs in chosen.items()),
+        *(pl.col(theirs).alias(ours) for ours, theirs in settings.columns.items()),
     )
     return Source(source.split, source.where, source.name, table)
 

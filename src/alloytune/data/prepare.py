@@ -1,35 +1,27 @@
 """From table files to clean train, validation and test splits, with an account of every row."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import polars as pl
 
 from alloytune.data.audit import Audit
 from alloytune.data.clean import (
-    Dropped,
     Repair,
     drop_across,
+    drop_contradicting,
     drop_missing,
     drop_near_across,
     drop_repeated,
     repair,
     strip,
-    text_columns,
 )
 from alloytune.data.gather import Source, read_sources
-from alloytune.data.labels import (
-    count_classes,
-    name_some,
-    require_classes,
-    require_known,
-    sort_naturally,
-    warn_of_classes,
-    warn_of_shares,
-)
 from alloytune.data.near import group_near
+from alloytune.data.rules import Dropped, Given, Rules, Sieved
 from alloytune.data.settings import DataSettings
-from alloytune.data.split import cut_splits, draw_rows
+from alloytune.data.split import cut_splits, draw_rows, warn_of_shares
 from alloytune.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -39,16 +31,14 @@ LARGE_GROUP = 0.1
 
 @dataclass(frozen=True)
 class Dataset:
-    """Clean splits, each with the columns row, text, text_pair (for pairs) and label, all strings.
+    """Clean splits, each with the column row and those of the task, such as text and label, all strings.
 
     `row` says where a row came from, as in "tweets.csv:17": the file and the number of the record after the header.
-    `labels` are the classes of train in natural order.
     """
 
     train: pl.DataFrame
     validation: pl.DataFrame
     test: pl.DataFrame
-    labels: tuple[str, ...]
     audit: Audit
 
 
@@ -64,15 +54,17 @@ def prepare(settings: DataSettings, table: pl.DataFrame | None = None) -> Datase
     cut = {split: share for split, share in shares.items() if split not in given and share > 0}
     if "validation" not in [*given, *cut]:
         raise InputError("data.split.validation", "no row is left for validation", "give a share, or a file")
-    _check(sources, rows, list(cut))
+    _check(sources, rows, list(cut), settings.rules)
     groups = _group(rows, settings)
     rows = _assign(rows, groups, cut, settings)
     kept = _limit(rows, ["train", *cut], settings)
-    classes = count_classes(kept)
+    tables = {split: kept.filter(pl.col("split") == split).drop("split") for split in SPLITS}
+    classes = {split: settings.rules.count(table) for split, table in tables.items()}
+    heights = {split: table.height for split, table in tables.items()}
     sizes = Counter(size for size in Counter(groups).values() if size > 1)
     audit = Audit(
         read={source.name: source.table.height for source in sources},
-        kept={split: sum(counts.values()) for split, counts in classes.items()},
+        kept=heights,
         classes=classes,
         dropped=dropped,
         not_used={f"beyond {settings.rows} rows": rows.height - kept.height} if kept.height < rows.height else {},
@@ -80,21 +72,24 @@ def prepare(settings: DataSettings, table: pl.DataFrame | None = None) -> Datase
         repairs=repairs[:EXAMPLES],
         near_groups=sizes.total(),
         near_rows=sum(size * number for size, number in sizes.items()),
-        warnings=warn_of_shares(classes, cut) + _warn(sources, kept, classes, max(sizes, default=0)),
+        warnings=warn_of_shares(heights, cut)
+        + settings.rules.warn(pl.concat([source.table for source in sources]), kept, classes)
+        + _warn(kept, settings.rules, max(sizes, default=0)),
     )
-    train, validation, test = (kept.filter(pl.col("split") == split).drop("split") for split in SPLITS)
-    return Dataset(train, validation, test, tuple(sort_naturally(classes["train"])), audit)
+    return Dataset(**tables, audit=audit)
 
 
 def _clean(sources: list[Source], settings: DataSettings) -> tuple[pl.DataFrame, list[Repair], list[Dropped]]:
-    rows = strip(pl.concat([source.table for source in sources]))
-    rows, repairs = repair(rows) if settings.repair else (rows, [])
-    steps = [drop_missing, drop_repeated]
+    rules = settings.rules
+    rows = strip(pl.concat([source.table for source in sources]), rules)
+    rows, repairs = repair(rows, rules) if settings.repair else (rows, [])
+    steps: list[Callable[[pl.DataFrame, Rules], Sieved]] = [drop_missing, lambda rows, rules: rules.sift(rows)]
+    steps += [drop_contradicting, drop_repeated] if settings.contradicts else [drop_repeated]
     if len(sources) > 1:
         steps += [drop_across, drop_near_across] if settings.near_duplicates else [drop_across]
     dropped: list[Dropped] = []
     for step in steps:
-        rows, more = step(rows)
+        rows, more = step(rows, rules)
         dropped += more
         _require_left(sources, rows, more)
     return rows, repairs, dropped
@@ -112,20 +107,28 @@ def _require_left(sources: list[Source], rows: pl.DataFrame, dropped: list[Dropp
             )
 
 
-def _check(sources: list[Source], rows: pl.DataFrame, cut: list[str]) -> None:
-    by_split = {source.split: rows.filter(pl.col("split") == source.split)["label"] for source in sources}
+def _check(sources: list[Source], rows: pl.DataFrame, cut: list[str], rules: Rules) -> None:
+    by_split = {source.split: rows.filter(pl.col("split") == source.split) for source in sources}
     for source in sources:
-        if source.split == "train":
-            require_classes(source.where, by_split["train"], cut=cut)
-        else:
-            require_known(source.where, source.split, by_split[source.split], by_split["train"])
+        rules.require(Given(source.where, source.split, by_split[source.split], by_split["train"], cut))
+        if source.split == "train" and by_split["train"].height < 2 * (len(cut) + 1):
+            raise InputError(
+                source.where,
+                f"{by_split['train'].height} usable rows are too few to cut {' and '.join(cut)} from",
+                "give more rows, or a file for each split",
+            )
+
+
+def _labels(rows: pl.DataFrame, rules: Rules) -> list[str]:
+    """Give each row's label; one and the same for all where rows have none."""
+    return [""] * rows.height if rules.strata is None else rules.strata(rows)
 
 
 def _group(rows: pl.DataFrame, settings: DataSettings) -> list[int]:
     """Give each row its group of near-duplicates, which no split may divide."""
     if not settings.near_duplicates:
         return list(range(rows.height))
-    return group_near([rows[name] for name in text_columns(rows)])
+    return group_near([rows[name].fill_null("") for name in settings.rules.texts])
 
 
 def _assign(rows: pl.DataFrame, groups: list[int], cut: dict[str, float], settings: DataSettings) -> pl.DataFrame:
@@ -134,10 +137,10 @@ def _assign(rows: pl.DataFrame, groups: list[int], cut: dict[str, float], settin
         return rows
     in_train = [number for number, split in enumerate(rows["split"]) if split == "train"]
     places = cut_splits(
-        rows["label"].gather(in_train).to_list(),
+        _labels(rows[in_train], settings.rules),
         [groups[number] for number in in_train],
         {split: cut[split] for split in ("test", "validation") if split in cut},
-        stratify=settings.split.stratify,
+        stratify=settings.split.stratify and settings.rules.strata is not None,
         seed=settings.seed,
     )
     rows = rows.with_columns(rows["split"].scatter(in_train, places))
@@ -156,24 +159,22 @@ def _limit(rows: pl.DataFrame, drawn: list[str], settings: DataSettings) -> pl.D
     rows, whole = rows.filter(of_train), rows.filter(~of_train)
     if settings.rows is None or settings.rows >= rows.height:
         return pl.concat([rows, whole])
-    least = rows.select("split", "label").n_unique()
+    labels = _labels(rows, settings.rules)
+    least = len(set(zip(rows["split"], labels, strict=True)))
     if settings.rows < least:
         raise InputError(
             "data.rows",
             f"{settings.rows} rows cannot hold every class in every split",
             f"allow at least {least}",
         )
-    return pl.concat([draw_rows(rows, settings.rows, settings.seed), whole])
+    return pl.concat([draw_rows(rows, labels, settings.rows, settings.seed), whole])
 
 
-def _warn(sources: list[Source], kept: pl.DataFrame, classes: dict[str, dict[str, int]], largest: int) -> list[str]:
-    warnings = warn_of_classes(classes)
-    read = {label for source in sources for label in source.table["label"].drop_nulls().str.strip_chars()}
-    if lost := sort_naturally(read - set(kept["label"]) - {""}):
-        warnings.append(f"no row is left of {len(lost)} class(es): {name_some(lost)}")
+def _warn(kept: pl.DataFrame, rules: Rules, largest: int) -> list[str]:
+    warnings = []
     if largest > LARGE_GROUP * kept.height and largest > EXAMPLES:
         warnings.append(f"{largest} rows are near-duplicates of one another and stand in one split")
-    broken = kept.select(pl.col("text").str.contains("\ufffd")).sum().item()
+    broken = kept.select(pl.any_horizontal(pl.col(*rules.texts).str.contains("\ufffd"))).sum().item()
     if broken:
         warnings.append(f"{broken} texts hold the sign for an unreadable character; the encoding may be wrong")
     return warnings

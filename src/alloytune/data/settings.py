@@ -1,8 +1,10 @@
 """What the data part needs to know."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from alloytune.data.rules import Rules
 from alloytune.errors import InputError
 
 
@@ -33,16 +35,18 @@ class SplitSettings:
 class DataSettings:
     """Where the examples are and how to make splits of them.
 
-    `train` is None when a table is handed over in memory. A missing `validation` or `test` is cut from train.
-    `rows` is the most rows of train to use, those cut off included, drawn after cleaning.
+    `columns` are the names in the tables of the columns that the task knows, by its own names; `rules` say what it
+    makes of them. Where `contradicts`, one text with two answers is a mistake in the data. `train` is None when a table
+    is handed over in memory. A missing `validation` or `test` is cut from train. `rows` is the most rows of train to
+    use, those cut off included, drawn after cleaning.
     """
 
     train: Path | None
     validation: Path | None = None
     test: Path | None = None
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
+    columns: Mapping[str, str] = field(default_factory=lambda: {"text": "text", "label": "label"})
+    rules: Rules = field(default_factory=lambda: Rules(("text",), ("label",), mended=("text",)))
+    contradicts: bool = True
     encoding: str = "utf-8"
     rows: int | None = None
     split: SplitSettings = SplitSettings()
@@ -53,11 +57,11 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.rows is not None and self.rows < 1:
             raise InputError("data.rows", f"{self.rows} is no number of rows", "give at least 1")
-        named = [column for column in (self.text, self.text_pair, self.label) if column is not None]
+        named = list(self.columns.values())
         for column in named:
             if named.count(column) > 1:
                 raise InputError(
                     "data",
-                    f'the column "{column}" is named for more than one of text, text_pair and label',
+                    f'the column "{column}" is named for more than one of {", ".join(self.columns)}',
                     "name a column of its own for each",
                 )

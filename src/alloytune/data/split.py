@@ -10,6 +10,9 @@ from alloytune.data.quotas import share_out, split_quotas
 
 Quotas = dict[str, dict[str, int]]
 
+SHARE_OFF = 0.25  # of what was asked for
+FEW_ROWS = 10
+
 
 def cut_splits(
     labels: Sequence[str], groups: Sequence[int], shares: Mapping[str, float], *, stratify: bool, seed: int
@@ -37,9 +40,9 @@ def cut_splits(
     return splits
 
 
-def draw_rows(table: pl.DataFrame, rows: int, seed: int) -> pl.DataFrame:
+def draw_rows(table: pl.DataFrame, labels: Sequence[str], rows: int, seed: int) -> pl.DataFrame:
     """Draw so many rows, in proportion from every class of every split, at least one from each; keep their order."""
-    cells = [f"{split}\x1f{label}" for split, label in zip(table["split"], table["label"], strict=True)]
+    cells = [f"{split}\x1f{label}" for split, label in zip(table["split"], labels, strict=True)]
     sizes = Counter(cells)
     left = share_out(sizes, rows, least=1, most=sizes)
     taken = []
@@ -48,6 +51,17 @@ def draw_rows(table: pl.DataFrame, rows: int, seed: int) -> pl.DataFrame:
             left[cells[number]] -= 1
             taken.append(number)
     return table[sorted(taken)]
+
+
+def warn_of_shares(sizes: Mapping[str, int], shares: Mapping[str, float]) -> list[str]:
+    """Say which splits came out much larger or smaller than the share of the rows that was asked for them."""
+    whole = sum(sizes[split] for split in ("train", *shares))
+    return [
+        f"{split} has {sizes[split]:,} of {whole:,} rows, {sizes[split] / whole:.0%} and not {share:.0%}: "
+        "every class is to have a row in each split, and near-duplicates stay together"
+        for split, share in shares.items()
+        if abs(sizes[split] - share * whole) > max(SHARE_OFF * share * whole, FEW_ROWS)
+    ]
 
 
 def _place_groups(contents: list[Counter[str]], quotas: Quotas) -> list[str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 import polars as pl
 
 from alloytune.data.audit import audit_from_json
-from alloytune.data.labels import sort_naturally
 from alloytune.data.prepare import SPLITS, Dataset
 from alloytune.errors import InputError
 
@@ -29,4 +28,4 @@ def load_splits(folder: Path) -> Dataset:
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         reason = str(error).partition("\n")[0][:160]
         raise InputError(str(folder), f"its splits cannot be read back ({reason})", "prepare the data again") from None
-    return Dataset(train, validation, test, tuple(sort_naturally(set(train["label"]))), audit)
+    return Dataset(train, validation, test, audit)

@@ -1,41 +1,38 @@
 """Confidence intervals by drawing the test rows anew."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.stats import bootstrap
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
+Values = Callable[[np.ndarray], dict[str, float]]
 
-def intervals(predicted: np.ndarray, targets: np.ndarray, num_labels: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Give the 95 % percentile intervals of accuracy and macro-F1 over test rows drawn with replacement.
 
-    `predicted`, `targets`: [rows] class numbers. The interval is about the choice of test rows alone, not about the
-    seed of the training. A single row, or only right answers, give an interval of no width.
+def intervals(figures: np.ndarray, values: Values, seed: int) -> dict[str, tuple[float, float]]:
+    """Give the 95 % percentile interval of every metric over test rows drawn with replacement.
+
+    `figures` are the numbers of each row, [rows, figures], and `values` makes the metrics of them. The interval is
+    about the choice of test rows alone, not about the seed of the training. Rows that are all alike give intervals of
+    no width.
     """
+    metrics = list(values(figures))
+    if len(np.unique(figures, axis=0)) < 2:
+        return {metric: (value, value) for metric, value in values(figures).items()}
 
-    def statistic(targets: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        return np.array([np.mean(targets == predicted), macro_f1(targets, predicted, num_labels)])
+    def statistic(rows: np.ndarray) -> np.ndarray:
+        found = values(figures[rows])
+        return np.array([found[metric] for metric in metrics])
 
-    if len(np.unique(targets * num_labels + predicted)) < 2:
-        only = statistic(targets, predicted)
-        return {"accuracy": (only[0], only[0]), "macro_f1": (only[1], only[1])}
     found = bootstrap(
-        (targets, predicted),
+        (np.arange(len(figures)),),
         statistic,
-        paired=True,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
         vectorized=False,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return {metric: (float(found.low[n]), float(found.high[n])) for n, metric in enumerate(("accuracy", "macro_f1"))}
-
-
-def macro_f1(targets: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    """Give the mean over labels of 2 tp / (2 tp + fp + fn), 0 for a label that is nowhere."""
-    right, true, found = (
-        np.bincount(numbers, minlength=num_labels) for numbers in (targets[targets == predicted], targets, predicted)
-    )
-    return float(np.mean(2 * right / np.maximum(true + found, 1)))
+    return {metric: (float(found.low[n]), float(found.high[n])) for n, metric in enumerate(metrics)}

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 
 from alloytune.evaluate.bootstrap import intervals
-from alloytune.tasks.task import Example, Task
+from alloytune.tasks.task import Example, Task, scores_of
 
 
-def score_with_intervals(task: Task, outputs: np.ndarray, examples: Sequence[Example], seed: int) -> dict[str, Any]:
-    """Give rows, values, 95 % intervals and details of outputs whose targets are known."""
-    targets = np.array([example.target for example in examples])
-    scores = task.scores(outputs, targets)
-    spans = intervals(outputs.argmax(axis=1), targets, outputs.shape[1], seed)
+def score_with_intervals(task: Task, answers: Sequence[Any], examples: Sequence[Example], seed: int) -> dict[str, Any]:
+    """Give rows, values, 95 % intervals and details of answers whose targets are known."""
+    scores = scores_of(task, answers, examples)
+    spans = intervals(np.array(scores.figures), task.values, seed)
     return {
         "rows": len(examples),
         "values": scores.values,

@@ -1,6 +1,7 @@
-"""Outputs of a model for a whole split, in the split's order."""
+"""Answers of a model to a whole split, in the split's order."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alloytune.errors import NotFiniteError
 from alloytune.machine import Machine
-from alloytune.tasks.task import Example, Scores, Task
+from alloytune.tasks.task import Batch, Example, Scores, Task, scores_of
 
 ROWS_PER_BATCH = 64
 
@@ -21,20 +22,34 @@ def predict(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
     machine: Machine,
-) -> np.ndarray:
-    """Give the task's outputs, [examples, ...]; neighbours in length share a batch."""
+) -> list[Any]:
+    """Give the task's answers, one for each example; neighbours in length share a batch."""
     was_training = model.training
     model.eval()
     order = sorted(range(len(examples)), key=lambda n: -examples[n].num_tokens)
-    parts: list[np.ndarray] = []
+    answers: dict[int, Any] = {}
     for start in range(0, len(order), ROWS_PER_BATCH):
-        batch = task.collate([examples[n] for n in order[start : start + ROWS_PER_BATCH]], tokenizer)
+        chosen = order[start : start + ROWS_PER_BATCH]
+        batch = task.collate([examples[n] for n in chosen], tokenizer)
         with machine.autocast():
-            parts.append(task.outputs(model, batch.to(machine.device)).cpu().numpy())
+            found = task.answers(model, batch.to(machine.device), tokenizer)
+        answers.update(zip(chosen, found, strict=True))
     model.train(was_training)
-    sorted_outputs = np.concatenate(parts)
-    outputs = np.empty_like(sorted_outputs)
-    outputs[order] = sorted_outputs
+    return [answers[n] for n in range(len(examples))]
+
+
+@torch.inference_mode()
+def raw_outputs(model: nn.Module, batch: Batch, machine: Machine) -> np.ndarray:
+    """Give what the model itself puts out first for a batch, in float32: logits, or hidden states where it has no head.
+
+    The same as `alloytune.models.reload` compares.
+    """
+    was_training = model.training
+    model.eval()
+    with machine.autocast():
+        found = model(**batch.to(machine.device).inputs)
+    model.train(was_training)
+    outputs: np.ndarray = (found.logits if "logits" in found else found[0]).float().cpu().numpy()
     return outputs
 
 
@@ -45,11 +60,15 @@ def score(
     tokenizer: PreTrainedTokenizerBase,
     machine: Machine,
 ) -> Scores:
-    """Score a model on a split whose labels are known; raises NotFiniteError where its outputs are no numbers."""
-    outputs = predict(model, task, examples, tokenizer, machine)
-    if not np.isfinite(outputs).all():
+    """Score a model on validation rows; raises NotFiniteError where its outputs are no numbers.
+
+    What the task chooses on validation is chosen for this model, so that models are compared at their best.
+    """
+    answers = predict(model, task, examples, tokenizer, machine)
+    scores = scores_of(task.tuned(answers, examples), answers, examples)
+    if not np.isfinite(np.array(scores.figures)).all():
         raise NotFiniteError(
             "evaluation: the model's outputs are not finite, though its weights are; nothing of it was saved. "
             "A lower rate or a smaller scale usually mends it"
         )
-    return task.scores(outputs, np.array([example.target for example in examples]))
+    return scores

@@ -152,7 +152,7 @@ def save_adapter(
     save_file({name: value.contiguous().cpu() for name, value in whole.items()}, folder / "adapter_model.safetensors")
     config = copy(all_attached[number].config)
     config.base_model_name_or_path = base
-    config.task_type = "SEQ_CLS" if head else None  # PEFT looks for a head where there is a task
+    config.task_type = _task_type(model) if head else None  # PEFT looks for a head where there is a task
     config.modules_to_save = sorted({_whole_module(name, model.base_model_prefix) for name in head}) or None
     config.inference_mode = True
     for field in ("target_modules", "exclude_modules", "feedforward_modules"):
@@ -162,6 +162,13 @@ def save_adapter(
     if getattr(config, "init_lora_weights", True) == "pissa":
         config.init_lora_weights = True
     config.save_pretrained(str(folder))
+
+
+def _task_type(model: PreTrainedModel) -> str | None:
+    """Give PEFT's word for the task of a model's head; None where it has none."""
+    words = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
+    words |= {"CausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ConditionalGeneration": "SEQ_2_SEQ_LM"}
+    return next((word for ending, word in words.items() if type(model).__name__.endswith(ending)), None)
 
 
 def _whole_module(name: str, prefix: str) -> str:

@@ -14,9 +14,11 @@ import torch
 import transformers
 
 
-def load_folder(name: str, folders: dict[str, str], names: list[str], source: str, config: dict[str, Any]) -> Any:
+def load_folder(
+    name: str, folders: dict[str, str], auto_class: str, names: list[str], source: str, config: dict[str, Any]
+) -> Any:
     """Load `model` with transformers, or `adapter` on its base, in float32; `names` are those of the adapters."""
-    auto = transformers.AutoModelForSequenceClassification
+    auto = getattr(transformers, auto_class)
     if name == "model":
         return auto.from_pretrained(folders["model"], dtype=torch.float32)
     adapter = Path(folders["adapter"])
@@ -55,14 +57,16 @@ def main(request_file: str, answer_file: str) -> None:
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     inputs = {key: torch.tensor(value) for key, value in request["inputs"].items()}
     config = request["config"]
-    config["id2label"] = {int(number): label for number, label in config["id2label"].items()}
+    if "id2label" in config:
+        config["id2label"] = {int(number): label for number, label in config["id2label"].items()}
     answer = {}
     for name, folder in request["folders"].items():
         if name == "base":
             continue
         try:
-            model = load_folder(name, request["folders"], request["adapters"], request["source"], config).eval()
-            answer[name] = model(**inputs).logits.float().numpy()
+            more = (request["auto_class"], request["adapters"], request["source"], config)
+            found = load_folder(name, request["folders"], *more).eval()(**inputs)
+            answer[name] = (found.logits if "logits" in found else found[0]).float().numpy()
         except Exception as error:
             first = (str(error).strip().splitlines() or ["no message"])[0]
             raise SystemExit(f"{folder}: {type(error).__name__}: {first}") from error

@@ -28,12 +28,16 @@ def difference(outputs: np.ndarray, expected: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the parts go. `source` is the pretrained model that an adapter alone belongs on."""
+    """Where the parts go, and how they are loaded again.
+
+    `source` is the pretrained model that an adapter alone belongs on, `auto_class` transformers' class for it.
+    """
 
     source: str
     model: Path
     adapter: Path
     base: Path
+    auto_class: str = "AutoModelForSequenceClassification"
 
 
 def save_tuned(
@@ -86,16 +90,18 @@ def verify_saved(
     inputs: Mapping[str, Any],
     expected: np.ndarray,
     config: Mapping[str, Any],
+    auto_class: str = "AutoModelForSequenceClassification",
 ) -> dict[str, float]:
     """Load each saved folder in a fresh process and compare its outputs with `expected`, [rows, ...].
 
     `folders` holds `model`, or `adapter` (with `base` where written; else it goes on `source`), or both; `adapters`
-    are the names of those that were attached, in order.
+    are the names of those that were attached, in order; `auto_class` is transformers' class to load them with.
     Gives the largest difference by folder, relative to the largest output. Raises VerificationError above TOLERANCE.
     """
     found = _outputs_when_reloaded(
         {
             "folders": {name: str(path) for name, path in folders.items()},
+            "auto_class": auto_class,
             "adapters": list(adapters),
             "source": source,
             "inputs": dict(inputs),
@@ -145,13 +151,14 @@ def _how_to_load(state: ModelState, places: Places, needs_base: bool) -> str:
     """Say in the adapter's card what it goes on, and how."""
     config = state.model.config
     on = f'"./{places.base.name}"' if needs_base else f'"{places.source}"'
-    more = "" if needs_base else f", num_labels={config.num_labels}, ignore_mismatched_sizes=True"
+    has_labels = "Classification" in places.auto_class and not needs_base
+    more = f", num_labels={config.num_labels}, ignore_mismatched_sizes=True" if has_labels else ""
     padding = config.get_text_config().pad_token_id
     more += "" if needs_base or padding is None else f", pad_token_id={padding}"
     names = [attachment.name for attachment in state.attachments]
     kinds = {attachment.settings.kind for attachment in state.attachments}
     lines = ["import alloytune.models.bottleneck  # known to PEFT"] if "bottleneck" in kinds else []
-    lines += ["", f"model = AutoModelForSequenceClassification.from_pretrained({on}{more})"]
+    lines += ["", f"model = {places.auto_class}.from_pretrained({on}{more})"]
     if len(names) == 1:
         lines = [
             "from peft import PeftModel",
@@ -161,7 +168,7 @@ def _how_to_load(state: ModelState, places: Places, needs_base: bool) -> str:
     else:
         lines += [f'model.load_adapter("./{places.adapter.name}/{name}", adapter_name="{name}")' for name in names]
         lines += [f"model.set_adapter({json.dumps(names)})"]
-    code = "\n".join(["from transformers import AutoModelForSequenceClassification", *lines])
+    code = "\n".join([f"from transformers import {places.auto_class}", *lines])
     return f"""
 ## Loading this adapter
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from alloytune.recipe.adapters import check_adapters
 from alloytune.recipe.choices import check_choices
 from alloytune.recipe.combining import check_combining
+from alloytune.recipe.learning import check_learning
 from alloytune.recipe.places import KeyPath, Mistake
 from alloytune.recipe.speed import check_speed
 from alloytune.recipe.turns import check_turns
 from alloytune.recipe.types.data import Data
-from alloytune.recipe.types.ending import Score
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import WITHOUT_TRAINING, Stage, retry_of
 from alloytune.recipe.types.values import PRETRAINED
@@ -17,7 +17,7 @@ from alloytune.recipe.types.values import PRETRAINED
 
 def check(recipe: Recipe) -> Iterator[Mistake]:
     """Find every combination that is impossible, or in which a setting would be ignored."""
-    yield from _check_data(recipe.data)
+    yield from check_learning(recipe)
     yield from _check_split(recipe.data)
     if recipe.micro_batch is not None and recipe.micro_batch > recipe.batch:
         message = f"{recipe.micro_batch} is more than batch ({recipe.batch}); a micro-batch is a part of the batch"
@@ -28,18 +28,6 @@ def check(recipe: Recipe) -> Iterator[Mistake]:
     yield from check_adapters(recipe.stages)
     yield from check_combining(recipe.stages)
     yield from check_speed(recipe.stages)
-
-
-def _check_data(data: Data) -> Iterator[Mistake]:
-    """A column has one meaning."""
-    columns = {"label": data.label, "text_pair": data.text_pair}
-    for key, column in columns.items():
-        if column == data.text:
-            message = f"{column!r} is the text column, too; name another column"
-            yield Mistake(("data", key), message, about=(("data", "text"),))
-    if data.text_pair == data.label and data.text_pair != data.text:
-        message = f"{data.text_pair!r} is the label column, too; name another column"
-        yield Mistake(("data", "text_pair"), message, about=(("data", "label"),))
 
 
 def _check_split(data: Data) -> Iterator[Mistake]:
@@ -56,11 +44,6 @@ def _check_split(data: Data) -> Iterator[Mistake]:
             "0 leaves no validation rows, and every stage is judged on them; give a share, or a file as data.validation"
         )
         yield Mistake((*path, "validation"), message, about=about)
-    if isinstance(data.split.stratify, str) and data.split.stratify != data.label:
-        message = (
-            f"{data.split.stratify!r} is not the label column ({data.label!r}); splits keep the shares of labels only"
-        )
-        yield Mistake((*path, "stratify"), message, about=(("data", "label"),))
 
 
 def _check_names(stages: list[Stage]) -> Iterator[Mistake]:
@@ -113,9 +96,6 @@ def _check_until(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
     until = stage.until
     sure = ("epochs", "updates", "minutes", "flops")
     about = tuple((*path, key) for key in (*sure, "score", "patience"))
-    if until.score == Score():
-        message = "score names no metric; write a number such as 0.95, or {macro_f1: 0.95}"
-        yield Mistake((*path, "score"), message)
     if any(getattr(until, key) is not None for key in sure):
         return
     unsure = [key for key in ("patience", "score") if getattr(until, key) is not None]

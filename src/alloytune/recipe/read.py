@@ -110,7 +110,14 @@ def _checked(
     problems += places.problems(mistakes)
     if problems or recipe is None:
         raise RecipeError(problems)
-    return _with_absolute_paths(recipe, folder, places)
+    return _with_task_defaults(_with_absolute_paths(recipe, folder, places))
+
+
+def _with_task_defaults(recipe: Recipe) -> Recipe:
+    """Fill in what the task decides where nothing is said: metric, columns and whether splits keep shares."""
+    split = recipe.data.split.model_copy(update={"stratify": recipe.data.split.stratify or recipe.stratifies})
+    data = recipe.data.model_copy(update={**recipe.columns, "split": split})
+    return recipe.model_copy(update={"metric": recipe.scored_by, "data": data})
 
 
 def _examine(value: dict[str, Any]) -> tuple[Recipe | None, list[Mistake]]:

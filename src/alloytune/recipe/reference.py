@@ -5,8 +5,10 @@ import re
 from typing import Any
 
 from alloytune.expression import ELEMENT_SCORES, MATRIX_SCORES, PARTS, SCORES, SIDES, WORDS
+from alloytune.metrics import METRICS
 from alloytune.recipe import shape
 from alloytune.recipe.shipped import shipped_names, shipped_summary
+from alloytune.recipe.tasks import TASKS, TaskWords
 
 # What the `Type` column says, by the `format` of a key.
 KINDS = {
@@ -20,6 +22,9 @@ KINDS = {
     "multiplier": "`x` and a number below 1",
     "word": "short word",
     "name": "name",
+    "metric": "[metric](#tasks)",
+    "metric values": "mapping of [metrics](#tasks) to numbers",
+    "label weights": "mapping of labels to numbers above 0",
 }
 # The parts that are not named as the key that holds them.
 ENTRIES = {
@@ -173,6 +178,18 @@ are compared before and after; a bottleneck adapter has a nonlinearity inside an
 rolled back gives back what it merged or dropped. Several adapters are saved each in a folder of its name, on `base/`.
 """
 
+LESS = " \u2193"
+TASKS_PAGE = """\
+## Tasks
+
+Of the keys of `data` that name columns, a task reads its own; a required column that is not named is the one of the
+key's own name. The first metric is what counts where nothing is said; of those marked \u2193, less is better.
+
+| task | columns | metrics |
+|---|---|---|
+{rows}
+"""
+
 INTERVALS = """\
 ## Intervals
 
@@ -190,7 +207,19 @@ def reference() -> str:
     tables += [_table(_heading(name), made["$defs"][name]) for name in dict.fromkeys(_parts(made))]
     shipped = SHIPPED + "".join(f"| `{name}` | {shipped_summary(name)} |\n" for name in shipped_names())
     return "\n".join(
-        [START, *tables, _selections(), _scores(), OVER_TIME, ADAPTERS, _otherwise(made), COMBINING, INTERVALS, shipped]
+        [
+            START,
+            *tables,
+            _tasks(),
+            _selections(),
+            _scores(),
+            OVER_TIME,
+            ADAPTERS,
+            _otherwise(made),
+            COMBINING,
+            INTERVALS,
+            shipped,
+        ]
     )
 
 
@@ -291,6 +320,22 @@ def _scores() -> str:
     rows = [f"| `{score}` | {meaning} |" for score, meaning in SCORES.items()]
     elements, matrices = (", ".join(f"`{score}`" for score in scores) for scores in (ELEMENT_SCORES, MATRIX_SCORES))
     return SCORING.format(rows="\n".join(rows), elements=elements, matrices=matrices)
+
+
+def _tasks() -> str:
+    rows = []
+    for name, words in TASKS.items():
+        metrics = (f"`{metric}`{LESS if METRICS[metric].lower else ''}" for metric in words.metrics)
+        rows.append(f"| `{name}`: {words.about} | {_forms(words)} | {', '.join(metrics)} |")
+    return TASKS_PAGE.format(rows="\n".join(rows))
+
+
+def _forms(words: TaskWords) -> str:
+    """Write the ways of giving examples: required keys, optional ones in brackets."""
+    code = "`{}`".format
+    return "; or ".join(
+        ", ".join([*map(code, form.required), *(f"({code(key)})" for key in form.optional)]) for form in words.forms
+    )
 
 
 def _otherwise(made: shape.Node) -> str:

@@ -25,6 +25,9 @@ FORMATS = {
     "multiplier": "a multiplier between 0 and 1, such as x0.3",
     "word": "a short word of small letters, digits, - and _",
     "name": "a name of small letters, digits and _",
+    "metric": "a metric of the task, such as macro_f1",
+    "metric values": "a mapping such as {macro_f1: 0.95}",
+    "label weights": "a mapping from labels to numbers above 0",
 }
 
 

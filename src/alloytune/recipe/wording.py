@@ -82,7 +82,7 @@ def _explained_below(detail: ErrorDetails, path: KeyPath, value: Any) -> bool:
     given, nodes = look_up(value, path), shape.at(path)
     if isinstance(given, list):
         return any("items" in node for node in nodes) and bool(given)
-    return isinstance(given, Mapping) and bool(shape.keys(path))
+    return isinstance(given, Mapping) and (bool(shape.keys(path)) or (bool(given) and shape.takes_any_key(path)))
 
 
 def _mistake(detail: ErrorDetails, path: KeyPath, at_key: bool, value: Any) -> Mistake:

@@ -1,8 +1,11 @@
 """The model card: data, recipe, scores and cost, in the form that model hubs read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from alloytune.metrics import METRICS
+from alloytune.report.scores import shown_metrics
 
 
 def model_card(results: Mapping[str, Any], library: str) -> str:
@@ -11,18 +14,19 @@ def model_card(results: Mapping[str, Any], library: str) -> str:
     stages = results["stages"]
     seconds = sum(stage.get("seconds", 0.0) for stage in stages)
     peak = max((stage.get("peak_memory_bytes", 0) for stage in stages), default=0)
+    metrics = shown_metrics(results["start"]["values"], recipe["metric"])
+    headings = [f"validation {METRICS[metric].heading}" for metric in metrics]
     lines = [
         "---",
         f"library_name: {library}",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {results['pipeline']}",
         f"base_model: {recipe['model']}",
         "tags: [alloytune]",
         "---",
         "",
         f"# {_name(recipe['model'])}, fine-tuned by Alloytune",
         "",
-        f"Labels: {', '.join(results['labels'])}.",
-        "",
+        *_label_lines(results["learned"]),
         "## Data",
         "",
         f"- training file: `{recipe['data']['train'] or 'a table in memory'}`",
@@ -34,9 +38,9 @@ def model_card(results: Mapping[str, Any], library: str) -> str:
         "",
         "## Stages",
         "",
-        "| stage | trained weights | seconds | validation accuracy | validation macro-F1 | decision |",
-        "|---|---|---|---|---|---|",
-        *map(_stage_line, stages),
+        f"| stage | trained weights | seconds | {' | '.join(headings)} | decision |",
+        f"|---|---|---|{'---|' * len(metrics)}---|",
+        *(_stage_line(stage, metrics) for stage in stages),
         "",
         f"Cost: {seconds:,.0f} s of training on `{results['device']}` in {results['precision']}, "
         f"peak memory {peak / 2**20:,.0f} MiB.",
@@ -69,12 +73,16 @@ def _test_lines(test: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
-def _stage_line(stage: Mapping[str, Any]) -> str:
+def _stage_line(stage: Mapping[str, Any], metrics: Sequence[str]) -> str:
     if "scores" not in stage:
-        return f"| {stage['name']} | | | | | {stage['decision']} |"
+        return f"| {stage['name']} | | |{' |' * len(metrics)} {stage['decision']} |"
     values = stage["scores"]["values"]
     share = stage["moved_on_average"] / stage["parameters"]
     return (
         f"| {stage['name']} | {stage['trained_parameters']:,} ({share:.1%}) | {stage['seconds']:,.0f} "
-        f"| {values['accuracy']:.4f} | {values['macro_f1']:.4f} | {stage['decision']} |"
+        f"| {' | '.join(f'{values[metric]:.4f}' for metric in metrics)} | {stage['decision']} |"
     )
+
+
+def _label_lines(learned: Mapping[str, Any]) -> list[str]:
+    return [f"Labels: {', '.join(learned['labels'])}.", ""] if "labels" in learned else []

@@ -8,7 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from alloytune.metrics import METRICS
 from alloytune.record.folder import RunFolder
+from alloytune.report.scores import shown_metrics
 
 MAX_CLASSES = 20  # more are left to results.json
 MAX_CONFUSION = 8
@@ -36,21 +38,22 @@ def audit_table(audit: Mapping[str, Any]) -> RenderableType:
 
 def stages_table(results: Mapping[str, Any]) -> Table:
     """Show what each stage trained, cost and reached on validation."""
+    metric, start = results["recipe"]["metric"], results["start"]["values"]
+    metrics = shown_metrics(start, metric)
     table = _table("Stages, scored on validation")
     table.add_column("stage")
-    for heading in ("trained", "share", "s", "MiB", "accuracy", "macro-F1", "change"):
+    for heading in ("trained", "share", "s", "MiB", *(METRICS[name].heading for name in metrics), "change"):
         table.add_column(heading, justify="right")
     table.add_column("decision")
-    start = results["start"]["values"]
-    _add_row(table, "(before)", *[""] * 4, f"{start['accuracy']:.4f}", f"{start['macro_f1']:.4f}", "", "")
+    _add_row(table, "(before)", *[""] * 4, *(f"{start[name]:.4f}" for name in metrics), "", "")
     for stage in results["stages"]:
-        _add_row(table, *_stage_cells(stage, results["recipe"]["metric"]))
+        _add_row(table, *_stage_cells(stage, metrics, metric))
     return table
 
 
-def _stage_cells(stage: Mapping[str, Any], metric: str) -> list[str]:
+def _stage_cells(stage: Mapping[str, Any], metrics: Sequence[str], metric: str) -> list[str]:
     if "scores" not in stage:
-        return [stage["name"], *[""] * 7, stage["decision"]]
+        return [stage["name"], *[""] * (5 + len(metrics)), stage["decision"]]
     values = stage["scores"]["values"]
     return [
         stage["name"],
@@ -58,8 +61,7 @@ def _stage_cells(stage: Mapping[str, Any], metric: str) -> list[str]:
         f"{stage['moved_on_average'] / stage['parameters']:.1%}",
         f"{stage['seconds']:.0f}",
         f"{stage['peak_memory_bytes'] / 2**20:,.0f}",
-        f"{values['accuracy']:.4f}",
-        f"{values['macro_f1']:.4f}",
+        *(f"{values[name]:.4f}" for name in metrics),
         f"{stage['change'][metric]:+.4f}",
         stage["decision"] + (f" (try {stage['tries']})" if stage["tries"] > 1 else ""),
     ]
@@ -96,9 +98,8 @@ def _add_row(table: Table, *cells: str | Text) -> None:
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
-def test_table(results: Mapping[str, Any]) -> RenderableType:
-    """Show the test scores with their intervals, figures per class and the confusion table where they fit."""
-    test = results["test"]
+def test_table(test: Mapping[str, Any] | None) -> RenderableType:
+    """Show the test scores with their intervals, and the tables behind them where they fit."""
     if test is None:
         return Text("No rows were kept for a test.")
     table = _table(f"Test ({test['rows']:,} rows)")
@@ -107,55 +108,74 @@ def test_table(results: Mapping[str, Any]) -> RenderableType:
     table.add_column("95 % interval", justify="right")
     for metric, (low, high) in test["intervals"].items():
         _add_row(table, metric, f"{test['values'][metric]:.4f}", f"{low:.4f} to {high:.4f}")
-    parts: list[RenderableType] = [table]
-    if len(results["labels"]) <= MAX_CLASSES:
-        parts.append(per_class_table(test["details"]["per_class"]))
-    if len(results["labels"]) <= MAX_CONFUSION:
-        parts.append(confusion_table(results["labels"], test["details"]["confusion"]))
-    return Group(*parts)
+    return Group(table, *detail_tables(test["details"]))
 
 
-def per_class_table(classes: list[Mapping[str, Any]]) -> Table:
-    """Show precision, recall and F1 of every class."""
-    table = _table("Per class")
-    table.add_column("label")
-    for heading in ("precision", "recall", "F1", "rows"):
-        table.add_column(heading, justify="right")
-    for entry in classes:
-        figures = [f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")]
-        _add_row(table, entry["label"], *figures, f"{entry['rows']:,}")
+def detail_tables(details: Mapping[str, Any]) -> list[Table]:
+    """Show what stands behind scores: lists of entries a row each, counts by true and predicted label as a square."""
+    tables = []
+    for name, found in details.items():
+        if isinstance(found, list) and 0 < len(found) <= MAX_CLASSES:
+            tables.append(_entries_table(_title(name), found))
+        elif isinstance(found, dict) and len(found) <= MAX_CONFUSION:
+            tables.append(_counts_table(f"{_title(name)} (rows: true)", found))
+    return tables
+
+
+def _entries_table(title: str, entries: list[Mapping[str, Any]]) -> Table:
+    table = _table(title)
+    for number, heading in enumerate(entries[0]):
+        table.add_column(
+            METRICS[heading].heading if heading in METRICS else heading, justify="right" if number else "left"
+        )
+    for entry in entries:
+        _add_row(table, *map(_cell, entry.values()))
     return table
 
 
-def confusion_table(labels: list[str], counts: Mapping[str, Mapping[str, int]]) -> Table:
-    """Show true labels by row, predicted ones by column."""
-    table = _table("Confusion (rows: true)")
+def _counts_table(title: str, counts: Mapping[str, Mapping[str, int]]) -> Table:
+    table = _table(title)
     table.add_column("")
-    for label in labels:
+    for label in counts:
         table.add_column(Text(label), justify="right")
-    for true in labels:
-        _add_row(table, true, *(f"{counts[true].get(predicted, 0):,}" for predicted in labels))
+    for true in counts:
+        _add_row(table, true, *(f"{counts[true].get(predicted, 0):,}" for predicted in counts))
     return table
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _cell(value: object) -> str:
+    match value:
+        case float():
+            return f"{value:.3f}"
+        case int():
+            return f"{value:,}"
+    return " ".join(str(value).split())
 
 
 def predictions_table(predictions: list[Mapping[str, Any]]) -> Table:
-    """Show some predictions on test rows."""
+    """Show some predictions on test rows; what stands before `predicted` was given."""
     table = _table("Some test rows")
-    table.add_column("text", max_width=40, no_wrap=True, overflow="ellipsis")
-    for heading in ("label", "predicted"):
-        table.add_column(heading)
-    table.add_column("probability", justify="right")
+    for name, value in predictions[0].items():
+        is_number = isinstance(value, float)
+        table.add_column(
+            name, max_width=40, no_wrap=True, overflow="ellipsis", justify="right" if is_number else "left"
+        )
     for row in predictions:
-        style = "" if row["label"] == row["predicted"] else "red"
-        text = " ".join(row["text"].split())
-        _add_row(table, text, row["label"], Text(row["predicted"], style=style), f"{row['probability']:.2f}")
+        is_wrong = row.get("label", row["predicted"]) != row["predicted"] and isinstance(row["predicted"], str)
+        cells = {name: f"{value:.2f}" if isinstance(value, float) else _cell(value) for name, value in row.items()}
+        styles = {"predicted": "red" if is_wrong else ""}
+        _add_row(table, *(Text(cell, style=styles.get(name, "")) for name, cell in cells.items()))
     return table
 
 
 def run_report(folder: RunFolder) -> RenderableType:
     """Show everything about a finished run."""
     results = folder.read("results.json")
-    parts: list[RenderableType] = [stages_table(results), test_table(results)]
+    parts: list[RenderableType] = [stages_table(results), test_table(results["test"])]
     if results["predictions"]:
         parts.append(predictions_table(results["predictions"]))
     parts.append(Text(f"Saved: {', '.join(str(folder.path / name) for name in results['saved'])}"))

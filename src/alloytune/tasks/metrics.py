@@ -1,33 +1,65 @@
-"""Scores of a classifier, by scikit-learn."""
+"""Scores of a choice among labels."""
 
 from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
+
+CONFIDENCE_BINS = 15  # as in Guo et al. 2017
 
 
-def classification_scores(
-    logits: np.ndarray, targets: np.ndarray, labels: tuple[str, ...]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Give accuracy, macro-F1 and mean cross-entropy, and the tables behind them.
+def choice_figures(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Give class number, predicted class number, cross-entropy and confidence of every row, [rows, 4].
 
-    `logits` [rows, labels], `targets` [rows] as class numbers. Macro-F1 is the plain mean over all labels of
-    2 * precision * recall / (precision + recall), 0 for a label that is neither there nor predicted:
-    targets 0 0 1, predictions 0 1 1 give F1 2/3 and 2/3, macro-F1 2/3, accuracy 2/3.
+    `logits` [rows, labels], `targets` [rows] as class numbers. The confidence is the probability of what is predicted.
     """
-    predicted = logits.argmax(axis=1)
-    classes = np.arange(len(labels))
-    loss = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(targets)), targets].mean()
-    precision, recall, f1, support = precision_recall_fscore_support(
-        targets, predicted, labels=classes, zero_division=0
-    )
-    values = {
-        "accuracy": float(accuracy_score(targets, predicted)),
-        "macro_f1": float(f1_score(targets, predicted, labels=classes, average="macro", zero_division=0)),
-        "loss": float(loss),
+    log_chances = log_softmax(logits.astype(np.float64), axis=1)
+    rows, predicted = np.arange(len(targets)), logits.argmax(axis=1)
+    figures = (targets, predicted, -log_chances[rows, targets], np.exp(log_chances[rows, predicted]))
+    return np.stack(figures, axis=1).astype(np.float64)
+
+
+def choice_values(figures: np.ndarray, num_labels: int) -> dict[str, float]:
+    """Give accuracy, macro-F1, mean cross-entropy and calibration error of what `choice_figures` gives."""
+    targets, predicted = figures[:, 0].astype(int), figures[:, 1].astype(int)
+    right = targets == predicted
+    return {
+        "accuracy": float(right.mean()),
+        "macro_f1": macro_f1(targets, predicted, num_labels),
+        "loss": float(figures[:, 2].mean()),
+        "calibration_error": calibration_error(figures[:, 3], right),
     }
-    details = {
+
+
+def macro_f1(targets: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    """Give the mean over labels of 2 tp / (2 tp + fp + fn), 0 for a label that is nowhere.
+
+    Targets 0 0 1, predictions 0 1 1 give F1 2/3 and 2/3, macro-F1 2/3.
+    """
+    right, true, found = (
+        np.bincount(numbers, minlength=num_labels) for numbers in (targets[targets == predicted], targets, predicted)
+    )
+    return float(np.mean(2 * right / np.maximum(true + found, 1)))
+
+
+def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
+    """Give the expected calibration error (Guo et al. 2017): how far confidence and share of right answers are apart.
+
+    Rows are put into 15 bins of equal width by confidence; a bin's gap counts by its rows. Ten rows of confidence 0.8,
+    of which 6 are right, give 0.2.
+    """
+    bins = np.minimum((confidences * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    gaps = np.bincount(bins, weights=confidences - right, minlength=CONFIDENCE_BINS)
+    return float(np.abs(gaps).sum() / len(confidences))
+
+
+def choice_details(targets: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+    """Give precision, recall and F1 by class (0 where there is nothing to divide by) and the confusion table."""
+    precision, recall, f1, support = precision_recall_fscore_support(
+        targets, predicted, labels=np.arange(len(labels)), zero_division=0
+    )
+    return {
         "per_class": [
             {
                 "label": label,
@@ -40,7 +72,6 @@ def classification_scores(
         ],
         "confusion": _confusion(targets, predicted, labels),
     }
-    return values, details
 
 
 def _confusion(targets: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...]) -> dict[str, dict[str, int]]:

@@ -1,8 +1,12 @@
-"""What a task is to the rest of the program: head, examples, loss, outputs, scores. A new task is one file."""
+"""What a task is to the rest of the program: head, examples, loss, answers, scores. A new task is one file.
 
-from collections.abc import Sequence
+Such a file has the task's class as `TASK`, and its words stand in `alloytune.recipe.tasks`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from importlib import import_module
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -10,14 +14,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from alloytune.data.rules import Rules
+from alloytune.metrics import gain
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One tokenized row. `row` says where it came from; `target` is the class number (-1 where unknown)."""
+    """One tokenized row. `row` says where it came from; `target` is what the task makes of its answer."""
 
     row: str
     inputs: dict[str, list[int]]
-    target: int
+    target: Any
 
     @property
     def num_tokens(self) -> int:
@@ -26,13 +33,23 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """The examples of a split, and what the length limit took: rows cut short, and rows left out with the reason."""
+
+    examples: list[Example]
+    num_cut: int = 0
+    left_out: tuple[tuple[str, str], ...] = ()  # row, reason
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Padded examples of one forward pass. `inputs`: [examples, tokens] each; `targets`: [examples]."""
+    """Padded examples of one forward pass. `inputs`: what the model is called with; `targets`: [examples, ...]."""
 
     inputs: dict[str, Tensor]
     targets: Tensor
     rows: tuple[str, ...]
     num_tokens: int  # padding not counted
+    num_targets: int  # positions that carry loss
 
     def to(self, device: torch.device) -> "Batch":
         """Give the same batch on a device."""
@@ -41,41 +58,63 @@ class Batch:
         inputs = {key: value.to(device, non_blocking=True) for key, value in self.inputs.items()}
         return replace(self, inputs=inputs, targets=self.targets.to(device, non_blocking=True))
 
-    @property
-    def num_targets(self) -> int:
-        """Give the positions that carry loss."""
-        return len(self.rows)
-
 
 @dataclass(frozen=True)
 class Scores:
     """What a model reaches on a split: `values` by metric, and in `details` the tables behind them.
 
-    `predicted` is the answer to every row, in the split's order: two models can be compared row by row.
+    `figures` are the few numbers of every row that all values are made of, [rows, figures] in the split's order: two
+    models can be compared row by row.
     """
 
     values: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
-    predicted: list[int] = field(default_factory=list)
+    figures: list[list[float]] = field(default_factory=list)
 
     def rank(self, metric: str) -> list[float]:
         """Give what is larger for a better model: by a metric, and equal ones by the loss."""
-        return [-self.values["loss"] if metric == "loss" else self.values[metric], -self.values["loss"]]
+        return [gain(metric, 0.0, self.values[metric]), -self.values["loss"]]
 
 
 class Task(Protocol):
-    """What is learned."""
+    """What is learned, with all that it has learned from the training rows, such as its labels.
+
+    Methods that read `answers` read them as `answers` gives them, one for each of `examples`.
+    """
 
     auto_class: ClassVar[Any]  # transformers' Auto class with the head
+    pipeline: ClassVar[str]  # what model hubs call it
+    tunes: ClassVar[bool]  # whether `tuned` changes anything
+
+    @classmethod
+    def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
+        """Say what is to hold of rows with these columns. `settings` are the recipe's for this task."""
+
+    @classmethod
+    def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
+        """Learn from the training rows what the task must know of its answers."""
+
+    @classmethod
+    def recall(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Self:
+        """Make the task anew of its `learned`, as it came back from JSON."""
+
+    @classmethod
+    def blank(cls) -> Self:
+        """Give the task as it might be, to look at a model without any data."""
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """Give what was learned from training and validation rows, in JSON's types."""
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the head needs in the model's config."""
+        """Give what the head, and whoever reads its outputs, needs in the model's config."""
 
-    def encode(
-        self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-    ) -> tuple[list[Example], int]:
-        """Tokenize rows; also give how many were cut to `max_length`."""
+    def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
+        """Tokenize rows. Columns of answers may be absent: targets are then of no account.
+
+        Raises InputError for answers that the task does not know.
+        """
 
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Batch:
         """Pad examples into one batch."""
@@ -87,7 +126,34 @@ class Task(Protocol):
         """Give the loss of outputs, summed over the batch's targets."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give what predictions are made of, [examples, ...] in float32."""
+        """Give what the loss is made of, [targets, ...] in float32."""
 
-    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> Scores:
-        """Score the outputs of a whole split."""
+    def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[Any]:
+        """Give what the model answers to every example of a batch: arrays or texts in main memory."""
+
+    def tuned(self, answers: Sequence[Any], examples: Sequence[Example]) -> Self:
+        """Choose on validation rows what is not trained, such as a threshold."""
+
+    def figures(self, answers: Sequence[Any], examples: Sequence[Example]) -> np.ndarray:
+        """Reduce every row to the few numbers that all values are made of, [rows, figures]."""
+
+    def values(self, figures: np.ndarray) -> dict[str, float]:
+        """Give the value of every metric of rows with these figures; never NaN."""
+
+    def details(self, answers: Sequence[Any], examples: Sequence[Example]) -> dict[str, Any]:
+        """Give the tables behind the values: lists of rows, or counts by row and column."""
+
+    def table(self, answers: Sequence[Any], examples: Sequence[Example]) -> pl.DataFrame:
+        """Give answers as columns, the answer itself first."""
+
+
+def find_task(name: str) -> type[Task]:
+    """Give a task's class by its name."""
+    task: type[Task] = import_module(f"alloytune.tasks.{name}").TASK
+    return task
+
+
+def scores_of(task: Task, answers: Sequence[Any], examples: Sequence[Example]) -> Scores:
+    """Score the answers to a whole split."""
+    figures = task.figures(answers, examples)
+    return Scores(task.values(figures), task.details(answers, examples), figures.tolist())

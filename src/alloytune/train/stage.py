@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from alloytune.errors import Interrupted, NotFiniteError
 from alloytune.machine import Machine
+from alloytune.metrics import reaches
 from alloytune.models.combine import mix
 from alloytune.models.weights import copy_weights, named_weights, put_weights
 from alloytune.tasks.task import Scores
@@ -220,10 +221,7 @@ def _ended(plan: StagePlan, progress: Progress) -> bool:
 
 
 def _is_enough(enough: Mapping[str, float], scores: Scores) -> bool:
-    return any(
-        scores.values[metric] <= value if metric == "loss" else scores.values[metric] >= value
-        for metric, value in enough.items()
-    )
+    return any(reaches(metric, scores.values[metric], value) for metric, value in enough.items())
 
 
 def _checkpoint_due(plan: StagePlan, updates: int, seconds: float) -> bool:

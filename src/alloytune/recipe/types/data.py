@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from alloytune.recipe.tasks import COLUMN_KEYS
 from alloytune.recipe.types.values import Part, Share
 
 
@@ -10,21 +11,27 @@ class Split(Part):
 
     validation: Share = Field(0.1, description="Share of the rows for validation, such as 10%.")
     test: Share = Field(0.1, description="Share of the rows for the test at the end.")
-    stratify: bool | str = Field(
-        True,
-        description="Keep the share of each label in every split: true, false, or the label column's name.",
+    stratify: bool | str | None = Field(
+        None,
+        description=(
+            "Keep the share of each label in every split: true, false, or the label column's name. Where absent, true "
+            "in tasks with one label per row."
+        ),
     )
 
 
 class Data(Part):
-    """Where the examples are and what is done to them before training."""
+    """Where the examples are and what is done to them before training.
+
+    Which columns there are depends on the [task](#tasks).
+    """
 
     train: str | None = Field(None, description="CSV, TSV, JSONL or Parquet file; relative to the recipe's folder.")
     validation: str | None = Field(None, description="File with validation rows; cut from train where absent.")
     test: str | None = Field(None, description="File with test rows; cut from train where absent.")
-    text: str = Field("text", description="Column with the text.")
+    text: str | None = Field(None, description="Column with the text; `text` where absent.")
     text_pair: str | None = Field(None, description="Column with a second text, for tasks on pairs.")
-    label: str = Field("label", description="Column with the label.")
+    label: str | None = Field(None, description="Column with the label; `label` where absent.")
     encoding: str = Field("utf-8", description="Encoding of CSV, TSV and JSONL files.")
     rows: int | None = Field(
         None,
@@ -34,3 +41,9 @@ class Data(Part):
     repair: bool = Field(True, description="Repair broken characters (ftfy).")
     near_duplicates: bool = Field(True, description="Keep near-duplicates within one split.")
     split: Split = Field(Split(), description="How missing splits are cut.")
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Give the columns that are named, by key."""
+        named = {key: getattr(self, key) for key in COLUMN_KEYS}
+        return {key: column for key, column in named.items() if column is not None}

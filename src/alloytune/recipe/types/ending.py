@@ -2,23 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
-from alloytune.recipe.types.values import Gain, Metric, Multiplier, Part, WatchedMetric
+from alloytune.recipe.types.values import Gain, Metric, Multiplier, Part
 
-
-class Score(Part):
-    """Validation scores that are good enough to end a stage: the first one reached."""
-
-    accuracy: float | None = Field(None, gt=0, le=1, description="Accuracy at least so high.")
-    macro_f1: float | None = Field(None, gt=0, le=1, description="Macro-F1 at least so high.")
-    loss: float | None = Field(None, gt=0, description="Loss at most so high.")
+ByMetric = Annotated[
+    dict[str, float],
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}, "format": "metric values"}),
+]
 
 
 class Patience(Part):
     """The long form of `patience`, for a metric of its own."""
 
-    metric: WatchedMetric = Field(description="What must get better; of loss, less is better.")
+    metric: Metric = Field(description="What must get better.")
     evaluations: int = Field(ge=1, description="Evaluations in a row without a better value.")
 
 
@@ -38,9 +35,12 @@ class Until(Part):
             "all that may move in the stage, and later ones cost as much per token."
         ),
     )
-    score: Annotated[float, Field(gt=0, le=1)] | Score | None = Field(
+    score: float | ByMetric | None = Field(
         None,
-        description="Validation score that is enough: of the recipe's metric, or by metric; needs another limit.",
+        description=(
+            "Validation score that is enough: of the recipe's metric, or by metric, the first one reached; needs "
+            "another limit."
+        ),
     )
     patience: Annotated[int, Field(ge=1)] | Patience | None = Field(
         None,
@@ -56,7 +56,7 @@ class Accept(Part):
         0.0,
         description=(
             "What the score must at least gain: a number, or standard errors of the difference between the two models "
-            "on the same validation rows."
+            "on the same validation rows. Where less is better, a gain is a fall."
         ),
     )
     against: Literal["before", "best"] = Field(

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from alloytune.recipe.tasks import TASKS, TaskWords
 from alloytune.recipe.types.data import Data
 from alloytune.recipe.types.stage import Stage
+from alloytune.recipe.types.task import Task, TaskName, settings_of
 from alloytune.recipe.types.values import Cadence, Metric, Part
 
 
@@ -29,9 +31,6 @@ class Repetition(Part):
     repeat: Repeat = Field(description="The block, and how often it is carried out.")
 
 
-# Keys of a stage that mean something without training; all others would be ignored.
-
-
 class RecipeHead(Part):
     """All of a recipe but its stages."""
 
@@ -39,12 +38,16 @@ class RecipeHead(Part):
     model: str | None = Field(
         None, description="Hub id, folder, or package:NAME/PATH for a model inside an installed package."
     )
-    task: Literal["classification"] = Field("classification", description="What is learned.")
+    task: TaskName | Task = Field(
+        "classification", description="What is learned: a task's name, or a mapping with its settings."
+    )
     data: Data = Field(Data(), description="Where the examples are.")
     seed: int = Field(
         0, ge=0, lt=2**32, description="Decides the split, the head's first weights, the batches and dropout."
     )
-    metric: Metric = Field("macro_f1", description="Validation score that chooses the best weights.")
+    metric: Metric | None = Field(
+        None, description="Validation score that chooses the best weights; the task's first where absent."
+    )
     batch: int = Field(32, ge=1, description="Examples per update.")
     micro_batch: int | None = Field(
         None,
@@ -60,6 +63,37 @@ class RecipeHead(Part):
     checkpoint: Cadence = Field(
         "5 minutes", description="How often a running stage is saved, so that a killed run goes on from there."
     )
+
+    @property
+    def task_name(self) -> str:
+        """Give the task's name."""
+        return self.task.named[0] if isinstance(self.task, Task) else self.task
+
+    @property
+    def task_settings(self) -> dict[str, Any]:
+        """Give the task's settings, defaults filled in."""
+        return settings_of(self.task)
+
+    @property
+    def words(self) -> TaskWords:
+        """Give what a recipe may say of the task."""
+        return TASKS[self.task_name]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Give the columns that are read, by the keys of `data`."""
+        return self.words.columns(self.data.named)
+
+    @property
+    def scored_by(self) -> str:
+        """Give the metric that counts."""
+        return self.metric or self.words.metrics[0]
+
+    @property
+    def stratifies(self) -> bool:
+        """Tell whether splits keep the share of each label."""
+        wanted = self.data.split.stratify
+        return self.words.stratifies if wanted is None else bool(wanted)
 
 
 class Recipe(RecipeHead):

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from alloytune.expression import parse
+from alloytune.metrics import METRICS
 
-Metric = Literal["accuracy", "macro_f1"]
-WatchedMetric = Literal["accuracy", "macro_f1", "loss"]
 PRETRAINED = "pretrained"  # what a snapshot's name may be beside a stage's
 
 
@@ -110,6 +109,8 @@ Share = Annotated[
         }
     ),
 ]
+# Which of them a task has is checked beside the task.
+Metric = Annotated[str, WithJsonSchema({"type": "string", "enum": list(METRICS), "format": "metric"})]
 ScoreName = Literal["rgn", "snr", "fisher", "gradient", "weight_change", "spectral_snr", "lowrank_misfit"]
 Interval = Annotated[
     str, AfterValidator(_check_interval), WithJsonSchema({"type": "string", "minLength": 1, "format": "interval"})

@@ -1,18 +1,18 @@
 """The classes: their order, and what makes them unfit to learn from."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import polars as pl
 
+from alloytune.data.rules import Counts, Given
 from alloytune.errors import InputError
-
-Counts = Mapping[str, Mapping[str, int]]
 
 NAMED = 5
 FEW_ROWS = 10
 IMBALANCE = 20
-SHARE_OFF = 0.25  # of what was asked for
 
 
 def sort_naturally(labels: Iterable[str]) -> list[str]:
@@ -20,18 +20,22 @@ def sort_naturally(labels: Iterable[str]) -> list[str]:
     return sorted(labels, key=_natural_key)
 
 
-def count_classes(table: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """Count the rows of each class in each split of a table, classes in natural order."""
-    counts = {(split, label): number for split, label, number in table.group_by("split", "label").len().rows()}
-    classes = sort_naturally({label for _, label in counts})
-    return {
-        split: {label: counts[split, label] for label in classes if (split, label) in counts}
-        for split in ("train", "validation", "test")
-    }
+def count_labels(labels: Iterable[str]) -> dict[str, int]:
+    """Count the rows of each label, labels in natural order."""
+    counts = Counter(labels)
+    return {label: counts[label] for label in sort_naturally(counts)}
+
+
+def require_labels(given: Given) -> None:
+    """Raise an InputError where the column `label` of a split has too few labels, or such as train does not have."""
+    if given.split == "train":
+        require_classes(given.where, given.rows["label"], cut=given.cut)
+    else:
+        require_known(given.where, given.split, given.rows["label"], given.train["label"])
 
 
 def require_classes(where: str, labels: pl.Series, *, cut: Sequence[str]) -> None:
-    """Raise an InputError unless there are two classes, and rows enough for train and the splits to be cut."""
+    """Raise an InputError unless there are two classes, and rows enough of each for train and the splits to be cut."""
     counts = dict(labels.value_counts().rows())
     if len(counts) == 1:
         raise InputError(where, f'every row is of the one class "{labels[0]}"', "give examples of at least two classes")
@@ -42,12 +46,6 @@ def require_classes(where: str, labels: pl.Series, *, cut: Sequence[str]) -> Non
             where,
             f"{len(single)} {noun} a single row, which cannot be split: {name_some(single)}",
             "collect more rows of each, or remove the class",
-        )
-    if labels.len() < 2 * (len(cut) + 1):
-        raise InputError(
-            where,
-            f"{labels.len()} usable rows are too few to cut {' and '.join(cut)} from",
-            "give more rows, or a file for each split",
         )
 
 
@@ -79,16 +77,31 @@ def warn_of_classes(counts: Counts) -> list[str]:
     ]
 
 
-def warn_of_shares(counts: Counts, shares: Mapping[str, float]) -> list[str]:
-    """Say which splits came out much larger or smaller than the share of the rows that was asked for them."""
-    sizes = {split: sum(counts[split].values()) for split in ("train", *shares)}
-    whole = sum(sizes.values())
-    return [
-        f"{split} has {sizes[split]:,} of {whole:,} rows, {sizes[split] / whole:.0%} and not {share:.0%}: "
-        "every class is to have a row in each split, and near-duplicates stay together"
-        for split, share in shares.items()
-        if abs(sizes[split] - share * whole) > max(SHARE_OFF * share * whole, FEW_ROWS)
-    ]
+def warn_of_labels(read: pl.DataFrame, kept: pl.DataFrame, counts: Counts) -> list[str]:
+    """Say what may make the classes in the column `label` hard to learn or to judge, and which are lost."""
+    warnings = warn_of_classes(counts)
+    before = set(read["label"].drop_nulls().str.strip_chars())
+    if lost := sort_naturally(before - set(kept["label"]) - {""}):
+        warnings.append(f"no row is left of {len(lost)} class(es): {name_some(lost)}")
+    return warnings
+
+
+def label_config(labels: Sequence[str]) -> dict[str, Any]:
+    """Give labels in the form that transformers keeps in a model's config."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+
+
+def require_among(labels: Sequence[str], given: Iterable[str]) -> None:
+    """Raise an InputError where a label is none that the model knows."""
+    unknown = sorted(set(given) - set(labels))
+    if unknown:
+        raise InputError(
+            "label", f"the model does not know {', '.join(map(repr, unknown[:5]))}", f"it knows {', '.join(labels)}"
+        )
 
 
 def name_some(labels: Sequence[str]) -> str:

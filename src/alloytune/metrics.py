@@ -1,0 +1,32 @@
+"""The metrics: what each is called, which way is better, and between which limits it lies."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is read. `heading` is for tables; where `lower`, less is better; it lies from `least` to `most`."""
+
+    heading: str
+    lower: bool = False
+    least: float = 0.0
+    most: float = 1.0
+
+
+METRICS = {
+    "accuracy": Metric("accuracy"),
+    "macro_f1": Metric("macro-F1"),
+    "loss": Metric("loss", lower=True, most=math.inf),
+    "calibration_error": Metric("calibration error", lower=True),
+}
+
+
+def gain(metric: str, before: float, after: float) -> float:
+    """Give by how much a value is better than another; negative where it is worse."""
+    return before - after if METRICS[metric].lower else after - before
+
+
+def reaches(metric: str, value: float, wanted: float) -> bool:
+    """Tell whether a value is as good as the one that is wanted, or better."""
+    return gain(metric, wanted, value) >= 0

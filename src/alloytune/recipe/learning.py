@@ -1,0 +1,121 @@
+"""Rules on what is learned: the task, the columns that it reads, and by what it is scored."""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from alloytune.metrics import METRICS, Metric
+from alloytune.recipe.nearest import nearest_word
+from alloytune.recipe.places import KeyPath, Mistake
+from alloytune.recipe.tasks import TaskWords
+from alloytune.recipe.types.ending import Patience
+from alloytune.recipe.types.recipe import Recipe
+from alloytune.recipe.types.stage import Stage
+from alloytune.recipe.types.task import Task
+
+TASK: KeyPath = ("task",)
+
+
+def check_learning(recipe: Recipe) -> Iterator[Mistake]:
+    """Find columns, metrics and regularisers that the task does not have."""
+    if isinstance(recipe.task, Task) and len(recipe.task.named) != 1:
+        named = " and ".join(recipe.task.named) or "no task"
+        yield Mistake(TASK, f"it names {named}; name exactly one, with a mapping of its settings")
+        return
+    yield from _check_columns(recipe)
+    yield from _check_stratify(recipe)
+    words = recipe.words
+    yield from _check_metric(recipe.metric, ("metric",), recipe)
+    for index, stage in enumerate(recipe.stages):
+        path: KeyPath = ("stages", index)
+        if stage.accept is not None:
+            yield from _check_metric(stage.accept.metric, (*path, "accept", "metric"), recipe)
+        if isinstance(stage.until.patience, Patience):
+            yield from _check_metric(stage.until.patience.metric, (*path, "until", "patience", "metric"), recipe)
+        yield from _check_score(stage, (*path, "until", "score"), recipe)
+        yield from _check_regularisers(stage, path, words, recipe.task_name)
+
+
+def _check_columns(recipe: Recipe) -> Iterator[Mistake]:
+    """Every column that is named is read, and has one meaning."""
+    words, named = recipe.words, recipe.data.named
+    if words.form(named) is None:
+        keys = list(dict.fromkeys(key for form in words.forms for key in form.keys))
+        foreign = [key for key in named if key not in keys]
+        for key in foreign:
+            message = f"the task {recipe.task_name} has no column {key!r}; it reads {describe_forms(words)}"
+            yield Mistake(("data", key), message, at_key=True, about=(TASK,))
+        if not foreign:
+            message = f"{' and '.join(named)} do not go together; {recipe.task_name} reads {describe_forms(words)}"
+            yield Mistake(("data", list(named)[-1]), message, at_key=True, about=(TASK,))
+        return
+    columns = recipe.columns
+    for first, second in combinations(columns, 2):
+        if columns[first] == columns[second]:
+            key, other = (second, first) if second in named else (first, second)
+            message = f"{columns[key]!r} is the {other} column, too; name another column"
+            yield Mistake(("data", key), message, about=(TASK, ("data", other)))
+
+
+def describe_forms(words: TaskWords) -> str:
+    """Say the ways of writing a task's examples: `text, label and where wanted text_pair`."""
+    return ", or ".join(
+        ", ".join(form.required) + (f" and where wanted {', '.join(form.optional)}" if form.optional else "")
+        for form in words.forms
+    )
+
+
+def _check_stratify(recipe: Recipe) -> Iterator[Mistake]:
+    """Splits keep the shares of labels, where a row has one."""
+    path: KeyPath = ("data", "split", "stratify")
+    stratify = recipe.data.split.stratify
+    if not recipe.words.stratifies and stratify:
+        message = f"a row of {recipe.task_name} has no single label whose share could be kept; remove it"
+        yield Mistake(path, message, about=(TASK,))
+    elif isinstance(stratify, str) and stratify != recipe.columns.get("label"):
+        label = recipe.columns.get("label")
+        message = f"{stratify!r} is not the label column ({label!r}); splits keep the shares of labels only"
+        yield Mistake(path, message, about=(TASK, ("data", "label")))
+
+
+def _check_metric(metric: str | None, path: KeyPath, recipe: Recipe) -> Iterator[Mistake]:
+    if metric is not None and metric not in recipe.words.metrics:
+        yield Mistake(path, _no_metric(metric, recipe), about=(TASK,))
+
+
+def _no_metric(metric: str, recipe: Recipe) -> str:
+    known = recipe.words.metrics
+    near = nearest_word(metric, known)
+    hint = f"; did you mean {near!r}?" if near else ""
+    return f"{metric!r} is no metric of {recipe.task_name}; there are {', '.join(known)}{hint}"
+
+
+def _check_score(stage: Stage, path: KeyPath, recipe: Recipe) -> Iterator[Mistake]:
+    """Every score that would be enough can be reached, and has not been before the start."""
+    score = stage.until.score
+    if score is None:
+        return
+    if isinstance(score, float):
+        yield from _check_value(METRICS[recipe.scored_by], score, path, (TASK, ("metric",)))
+        return
+    if not score:
+        message = f"score names no metric; write a number such as 0.95, or {{{recipe.words.metrics[0]}: 0.95}}"
+        yield Mistake(path, message)
+    for metric, value in score.items():
+        if metric not in recipe.words.metrics:
+            yield Mistake((*path, metric), _no_metric(metric, recipe), at_key=True, about=(TASK,))
+        else:
+            yield from _check_value(METRICS[metric], value, (*path, metric), (TASK,))
+
+
+def _check_value(metric: Metric, value: float, path: KeyPath, about: tuple[KeyPath, ...]) -> Iterator[Mistake]:
+    if not metric.least < value <= metric.most:
+        above = f"above {metric.least:g}" if metric.least > float("-inf") else ""
+        most = f"at most {metric.most:g}" if metric.most < float("inf") else ""
+        yield Mistake(path, f"{value:g} is not a number {' and '.join(filter(None, (above, most)))}", about=about)
+
+
+def _check_regularisers(stage: Stage, path: KeyPath, words: TaskWords, task: str) -> Iterator[Mistake]:
+    for key in ("label_smoothing", "r_drop"):
+        if getattr(stage, key) and key not in words.regularises:
+            message = f"{key!r} means nothing in {task}, whose answers are no choice among labels; remove it"
+            yield Mistake((*path, key), message, at_key=True, about=(TASK,))

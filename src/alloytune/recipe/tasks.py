@@ -1,0 +1,63 @@
+"""The words of each task in a recipe: which columns its examples have, and by what it is scored.
+
+A new task is an entry here, its settings in `alloytune.recipe.types.task`, and one file in `alloytune.tasks`.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way of writing a task's examples: the keys of `data` that name their columns, in the columns' order.
+
+    A column that is not optional and that no key names is the one of the key's own name.
+    """
+
+    keys: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Give the keys of columns that must be there."""
+        return tuple(key for key in self.keys if key not in self.optional)
+
+
+@dataclass(frozen=True)
+class TaskWords:
+    """What a recipe may say of a task.
+
+    `forms`: the ways of writing examples, the first for tables whose columns bear the keys' names. `metrics`: the first
+    is what counts where nothing is said. `contradicts`: rows of the same text with different answers are a mistake in
+    the data. `stratifies`: a row has one label, whose share splits can keep. `regularises`: the stage's regularisers
+    that mean something.
+    """
+
+    about: str
+    forms: tuple[Form, ...]
+    metrics: tuple[str, ...]
+    contradicts: bool = True
+    stratifies: bool = False
+    regularises: tuple[str, ...] = ()
+
+    def form(self, given: Collection[str]) -> Form | None:
+        """Give the first form that has all of these keys."""
+        return next((form for form in self.forms if set(given) <= set(form.keys)), None)
+
+    def columns(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Give the column of the table for each key that is read, by the keys that are given."""
+        form = self.form(given) or self.forms[0]
+        return {key: given.get(key, key) for key in form.keys if key in form.required or key in given}
+
+
+TASKS = {
+    "classification": TaskWords(
+        about="one label for a text or a pair of texts",
+        forms=(Form(("text", "text_pair", "label"), optional=("text_pair",)),),
+        metrics=("macro_f1", "accuracy", "loss", "calibration_error"),
+        stratifies=True,
+        regularises=("label_smoothing", "r_drop"),
+    ),
+}
+
+COLUMN_KEYS = tuple(dict.fromkeys(key for words in TASKS.values() for form in words.forms for key in form.keys))

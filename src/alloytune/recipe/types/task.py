@@ -1,0 +1,60 @@
+"""The part of a recipe that says what is learned, where a task has settings."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
+
+from alloytune.recipe.types.values import Part
+
+TaskName = Literal["classification"]
+
+
+class Classification(Part):
+    """One label for a text or a pair of texts; the loss is cross-entropy."""
+
+    class_weights: (
+        Literal["balanced"]
+        | Annotated[
+            dict[str, Annotated[float, Field(gt=0)]],
+            WithJsonSchema(
+                {
+                    "type": "object",
+                    "additionalProperties": {"type": "number", "exclusiveMinimum": 0},
+                    "format": "label weights",
+                }
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description=(
+            "What the loss of a row is multiplied with, by its label; 1 where a label is not named. balanced: rows / "
+            "(labels * rows of the label), so that every label weighs as much in training."
+        ),
+    )
+
+
+class Task(Part):
+    """What is learned, with its settings: exactly one task."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"classification": "{class_weights: balanced}"}]})
+
+    classification: Classification | None = Field(None, description="One label for a text or a pair of texts.")
+
+    @property
+    def named(self) -> list[str]:
+        """Give the tasks that are named; one, when the recipe is sound."""
+        return [name for name in type(self).model_fields if getattr(self, name) is not None]
+
+    @model_serializer(mode="wrap")
+    def _without_other_tasks(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in written(self).items() if value is not None}
+
+
+def settings_of(task: str | Task) -> dict[str, Any]:
+    """Give a task's settings, the defaults where it is only named."""
+    if isinstance(task, Task):
+        (name,) = task.named
+        settings: dict[str, Any] = getattr(task, name).model_dump()
+        return settings
+    return Task.model_validate({task: {}}).model_dump()[task]  # type: ignore[no-any-return]

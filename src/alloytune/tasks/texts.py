@@ -1,0 +1,66 @@
+"""Texts and pairs of texts as a model's input."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import polars as pl
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from alloytune.tasks.task import Batch, Encoded, Example
+
+
+def text_columns(columns: Collection[str]) -> tuple[str, ...]:
+    """Give the columns that hold text: text, and text_pair where there is one."""
+    return tuple(name for name in ("text", "text_pair") if name in columns)
+
+
+def encode_texts(
+    table: pl.DataFrame, targets: Sequence[Any], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> Encoded:
+    """Tokenize the columns `text` and, where there, `text_pair`; each row with its target."""
+    texts = table["text"].to_list()
+    pairs = table["text_pair"].to_list() if "text_pair" in table.columns else None
+    if not texts:
+        return Encoded([])
+    encoded = tokenizer(texts, pairs, truncation=max_length is not None, max_length=max_length)
+    keys = [key for key in encoded if key != "attention_mask"]
+    examples = [
+        Example(row, {key: encoded[key][n] for key in keys}, target)
+        for n, (row, target) in enumerate(zip(row_names(table), targets, strict=True))
+    ]
+    return Encoded(examples, _count_cut(encoded, texts, pairs, tokenizer, max_length))
+
+
+def row_names(table: pl.DataFrame) -> list[str]:
+    """Say where each row came from: the column `row`, or its number from 1."""
+    return table["row"].to_list() if "row" in table.columns else [str(n + 1) for n in range(table.height)]
+
+
+def collate_texts(examples: Sequence[Example], targets: Tensor, tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Pad to the longest of these examples, one target for each."""
+    inputs = tokenizer.pad([example.inputs for example in examples], return_tensors="pt")
+    return Batch(
+        inputs=dict(inputs),
+        targets=targets,
+        rows=tuple(example.row for example in examples),
+        num_tokens=sum(example.num_tokens for example in examples),
+        num_targets=len(examples),
+    )
+
+
+def _count_cut(
+    encoded: Any,
+    texts: list[str],
+    pairs: list[str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+) -> int:
+    """Count the rows that lost tokens; only those that fill the limit can have."""
+    if max_length is None:
+        return 0
+    full = [n for n, ids in enumerate(encoded["input_ids"]) if len(ids) >= max_length]
+    if not full:
+        return 0
+    whole = tokenizer([texts[n] for n in full], [pairs[n] for n in full] if pairs else None)
+    return sum(len(ids) > max_length for ids in whole["input_ids"])
