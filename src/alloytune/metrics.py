@@ -19,6 +19,15 @@ METRICS = {
     "macro_f1": Metric("macro-F1"),
     "loss": Metric("loss", lower=True, most=math.inf),
     "calibration_error": Metric("calibration error", lower=True),
+    "micro_f1": Metric("micro-F1"),
+    "average_precision": Metric("average precision"),
+    "r2": Metric("R2", least=-math.inf),
+    "mae": Metric("mean absolute error", lower=True, most=math.inf),
+    "pearson": Metric("Pearson", least=-1.0),
+    "spearman": Metric("Spearman", least=-1.0),
+    "f1": Metric("F1"),
+    "precision": Metric("precision"),
+    "recall": Metric("recall"),
 }
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from alloytune.build import Session
 from alloytune.errors import InputError
-from alloytune.evaluate.predict import predict
+from alloytune.evaluate.predict import raw_outputs
 from alloytune.models.reload import load_folder
 from alloytune.models.save import Places, difference, save_tuned
 from architectures import ARCHITECTURES
@@ -63,13 +63,15 @@ def assert_reloads(session: Session, folder: Path) -> None:
     """What is saved gives the same outputs in plain transformers and peft."""
     examples = session.examples["validation"]
     batch = session.task.collate(examples, session.tokenizer)
-    expected = predict(session.state.model, session.task, examples, session.tokenizer, session.machine.exact())
+    expected = raw_outputs(session.state.model, batch, session.machine.exact())
     names = [attachment.name for attachment in session.state.attachments]
     places = Places(session.source, folder / "model", folder / "adapter", folder / "base")
     saved = save_tuned(session.state, session.tokenizer, places, lambda library: "")
     written = {name: str(folder / name) for name, there in saved.items() if there}
     for name in written.keys() - {"base"}:
-        model = load_folder(name, written, names, session.source, dict(session.task.config)).eval()
+        model = load_folder(
+            name, written, session.task.auto_class.__name__, names, session.source, dict(session.task.config)
+        ).eval()
         with torch.inference_mode():
             outputs = model(**batch.inputs).logits.numpy()
         assert difference(outputs, expected) < 1e-4, name

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import polars as pl
 
+from alloytune.data import conll
 from alloytune.data.columns import require_rows
 from alloytune.data.encoding import decode_file
 from alloytune.data.parse import parse_csv, parse_json_lines, parse_parquet
 from alloytune.errors import InputError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", *conll.SUFFIXES)
 
 
 def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
@@ -28,7 +29,8 @@ def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
         table = parse_parquet(path, content)
     else:
         text = decode_file(path, content, encoding)
-        table = parse_json_lines(path, text) if suffix in (".jsonl", ".ndjson") else parse_csv(path, text)
+        parse = {".csv": parse_csv, ".tsv": parse_csv} | dict.fromkeys(conll.SUFFIXES, conll.parse_conll)
+        table = parse.get(suffix, parse_json_lines)(path, text)
     require_rows(table, path)
     return table
 

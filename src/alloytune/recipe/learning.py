@@ -117,5 +117,5 @@ def _check_value(metric: Metric, value: float, path: KeyPath, about: tuple[KeyPa
 def _check_regularisers(stage: Stage, path: KeyPath, words: TaskWords, task: str) -> Iterator[Mistake]:
     for key in ("label_smoothing", "r_drop"):
         if getattr(stage, key) and key not in words.regularises:
-            message = f"{key!r} means nothing in {task}, whose answers are no choice among labels; remove it"
+            message = f"{key!r} means nothing in {task}, whose answers are no choice of one label; remove it"
             yield Mistake((*path, key), message, at_key=True, about=(TASK,))

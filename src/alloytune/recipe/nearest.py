@@ -32,7 +32,6 @@ SYNONYMS = {
     "init_lr": "rate",
     "label_column": "label",
     "label_smoothing_factor": "label_smoothing",
-    "labels": "label",
     "layerwise_lr_decay": "layer_decay",
     "learning_rate": "rate",
     "learning_rates": "rates",
@@ -57,6 +56,7 @@ SYNONYMS = {
     "model_name_or_path": "model",
     "model_path": "model",
     "n_epochs": "epochs",
+    "ner_tags": "tags",
     "non_linearity": "activation",
     "num_epochs": "epochs",
     "num_steps": "updates",
@@ -106,6 +106,7 @@ SYNONYMS = {
     "warmup_ratio": "warmup",
     "warmup_steps": "warmup",
     "wd": "weight_decay",
+    "words": "tokens",
 }
 
 # Words of other tools that have no counterpart here, and what to write instead.

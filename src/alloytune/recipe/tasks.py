@@ -58,6 +58,22 @@ TASKS = {
         stratifies=True,
         regularises=("label_smoothing", "r_drop"),
     ),
+    "multilabel": TaskWords(
+        about="any number of labels for a text or a pair of texts",
+        forms=(Form(("text", "text_pair", "labels"), optional=("text_pair",)),),
+        metrics=("micro_f1", "macro_f1", "average_precision", "loss"),
+    ),
+    "regression": TaskWords(
+        about="a number for a text or a pair of texts",
+        forms=(Form(("text", "text_pair", "label"), optional=("text_pair",)),),
+        metrics=("r2", "mae", "pearson", "spearman", "loss"),
+    ),
+    "tagging": TaskWords(
+        about="entities in a sentence, by tags of its tokens or spans of its characters",
+        forms=(Form(("tokens", "tags")), Form(("text", "spans"))),
+        metrics=("f1", "precision", "recall", "accuracy", "loss"),
+        regularises=("label_smoothing", "r_drop"),
+    ),
 }
 
 COLUMN_KEYS = tuple(dict.fromkeys(key for words in TASKS.values() for form in words.forms for key in form.keys))

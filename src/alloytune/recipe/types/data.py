@@ -26,12 +26,26 @@ class Data(Part):
     Which columns there are depends on the [task](#tasks).
     """
 
-    train: str | None = Field(None, description="CSV, TSV, JSONL or Parquet file; relative to the recipe's folder.")
+    train: str | None = Field(
+        None, description="CSV, TSV, JSONL, Parquet or CoNLL file, relative to the recipe's folder."
+    )
     validation: str | None = Field(None, description="File with validation rows; cut from train where absent.")
     test: str | None = Field(None, description="File with test rows; cut from train where absent.")
     text: str | None = Field(None, description="Column with the text; `text` where absent.")
     text_pair: str | None = Field(None, description="Column with a second text, for tasks on pairs.")
-    label: str | None = Field(None, description="Column with the label; `label` where absent.")
+    label: str | None = Field(None, description="Column with the label, or the number; `label` where absent.")
+    labels: str | None = Field(None, description="Column with a JSON list of labels; `labels` where absent.")
+    tokens: str | None = Field(
+        None, description="Column with the tokens, a JSON list or parted by blanks; `tokens` where absent."
+    )
+    tags: str | None = Field(None, description="Column with a BIO tag for every token; `tags` where absent.")
+    spans: str | None = Field(
+        None,
+        description=(
+            "Column with the entities of a text: a JSON list of [start, end, type], or of mappings with start, end and "
+            "label, in characters."
+        ),
+    )
     encoding: str = Field("utf-8", description="Encoding of CSV, TSV and JSONL files.")
     rows: int | None = Field(
         None,

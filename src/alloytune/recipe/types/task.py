@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonS
 
 from alloytune.recipe.types.values import Part
 
-TaskName = Literal["classification"]
+TaskName = Literal["classification", "multilabel", "regression", "tagging"]
 
 
 class Classification(Part):
@@ -34,12 +34,42 @@ class Classification(Part):
     )
 
 
+class Multilabel(Part):
+    """Any number of labels for a text or a pair of texts; the loss is binary cross-entropy."""
+
+    separator: str | None = Field(
+        None, description="What stands between the labels of a cell, such as `;`; cells are JSON lists where absent."
+    )
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned", "tuned-per-label"] = Field(
+        "tuned",
+        description=(
+            "Probability from which on a label is predicted. tuned: the one with the best micro-F1 on validation. "
+            "tuned-per-label: for each label the one with its best F1. It is saved with the model's config."
+        ),
+    )
+
+
+class Regression(Part):
+    """A number for a text or a pair of texts; it is standardised for training, and given back in its own units."""
+
+    loss: Literal["mse", "huber"] = Field(
+        "mse", description="Squared error; or Huber's, in which errors beyond a standard deviation count linearly."
+    )
+
+
+class Tagging(Part):
+    """Entities in a sentence; the loss is cross-entropy at the first token of every word."""
+
+
 class Task(Part):
     """What is learned, with its settings: exactly one task."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"classification": "{class_weights: balanced}"}]})
 
     classification: Classification | None = Field(None, description="One label for a text or a pair of texts.")
+    multilabel: Multilabel | None = Field(None, description="Any number of labels for a text or a pair of texts.")
+    regression: Regression | None = Field(None, description="A number for a text or a pair of texts.")
+    tagging: Tagging | None = Field(None, description="Entities in a sentence; it has no settings.")
 
     @property
     def named(self) -> list[str]:

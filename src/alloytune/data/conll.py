@@ -1,0 +1,47 @@
+"""Parse CoNLL-style files: a token and its tag on a line, an empty line between sentences."""
+
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+
+from alloytune.errors import InputError
+
+SUFFIXES = (".conll", ".bio", ".iob")
+_TAG = re.compile(r"O|[BIESLU]-\S+")
+
+
+def parse_conll(path: Path, text: str) -> pl.DataFrame:
+    """Give the columns `tokens` and `tags`, each cell a JSON list; the first column is the token, the last the tag.
+
+    Columns are parted by tabs, or else by blanks. Lines with -DOCSTART- and comments before a sentence are passed over.
+    """
+    sentences: list[list[tuple[str, str]]] = [[]]
+    for number, line in enumerate(text.splitlines(), 1):
+        cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
+        if not any(cells):
+            sentences.append([])
+        elif cells[0] != "-DOCSTART-" and not (not sentences[-1] and _is_comment(cells)):
+            if len(cells) < 2 or not cells[0]:
+                raise InputError(
+                    str(path), f"line {number} has no tag: {line.strip()[:40]!r}", "write a token and its tag on a line"
+                )
+            sentences[-1].append((cells[0], cells[-1]))
+    full = [sentence for sentence in sentences if sentence]
+    return pl.DataFrame(
+        {
+            "tokens": [_write([token for token, _ in sentence]) for sentence in full],
+            "tags": [_write([tag for _, tag in sentence]) for sentence in full],
+        },
+        schema={"tokens": pl.String, "tags": pl.String},
+    )
+
+
+def _is_comment(cells: list[str]) -> bool:
+    """Tell a comment from the token `#`, which has a tag."""
+    return cells[0].startswith("#") and not _TAG.fullmatch(cells[-1])
+
+
+def _write(texts: list[str]) -> str:
+    return json.dumps(texts, ensure_ascii=False)
