@@ -12,10 +12,11 @@ from alloytune.build import Session
 from alloytune.course import make_course
 from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.predict import score
+from alloytune.joint import make_around, make_training_loss
 from alloytune.measures import Measures, measure_stage
 from alloytune.models.state import Snapshot
 from alloytune.models.weights import free_only, named_weights
-from alloytune.pace import make_stage_loss, make_stage_optimizer
+from alloytune.pace import make_stage_optimizer
 from alloytune.rate_search import find_rates, settle
 from alloytune.recipe.read import resolved
 from alloytune.recipe.types.choosing import ByTurns
@@ -122,9 +123,12 @@ class StageOfRun:
         optimizer = make_stage_optimizer(session, self.number, moving)
         record = _StageRecord(self.folder, attempt, self.watcher)
         forgets = isinstance(self.stage.train, ByTurns) and self.stage.train.rotate.state == "reset"
-        turns = Turns(course, moving.names, state.model, optimizer, forgets=forgets, on_turn=record.on_turn)
+        around = make_around(session, self.number, course)
+        turns = Turns(
+            course, moving.names, state.model, optimizer, forgets=forgets, on_turn=record.on_turn, around=around
+        )
         run = StageRun(state.model, optimizer, turns)
-        summed_loss = make_stage_loss(session, self.number, moving)
+        summed_loss = make_training_loss(session, self.number, moving, course)
         progress = Progress()
         if checkpoint is None and self.stage.state == "keep":
             put_optimizer_state(run.optimizer, weights, self._memory_before(moving))
