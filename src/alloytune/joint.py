@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alloytune.errors import InputError
 from alloytune.models.adapters import adapted_layers
@@ -16,8 +16,9 @@ from alloytune.recipe.types.stage import Stage
 from alloytune.selection import Chooser, resolve
 from alloytune.train.joint import VIEWS_OF, Blend, Draws, Part, Piece, WeightCourse, weighted
 from alloytune.train.loop import Loss
+from alloytune.train.movement import relative_movement
 from alloytune.train.moving import Around, Moving
-from alloytune.train.route import Router, Site
+from alloytune.train.route import COUNTS, Router, Site
 from alloytune.train.turns import Course
 from alloytune.train.views import Views, with_adapters_that_move
 
@@ -161,6 +162,25 @@ def find_sites(session: "Session", number: int, course: Blend) -> list[Site]:
         remedy = "train both, or let the adapters go on what moves"
         raise InputError(f"stages[{number}].joint.mode", "no layer moves full weights and an adapter", remedy)
     return sites
+
+
+def joint_facts(session: "Session", course: Course) -> Callable[[], dict[str, Any]]:
+    """Give what tells, whenever it is asked, how a joint stage stands; it knows nothing of another. Before training.
+
+    `weights` are those of the last update, `movement` that since now by part, `routed` the share of choices that full
+    weights have won.
+    """
+    if not isinstance(course, Blend):
+        return dict
+    model, parts = session.state.model, course.parts
+    start = copy_weights(model, parts)
+
+    def facts() -> dict[str, Any]:
+        counts = course.memory[COUNTS].tolist() if COUNTS in course.memory else []
+        routed = {"routed": counts[0] / sum(counts)} if sum(counts) else {}
+        return {"movement": relative_movement(model, start, parts), "weights": dict(course.now), **routed}
+
+    return facts
 
 
 def check_joint(session: "Session", number: int, course: Course) -> None:
