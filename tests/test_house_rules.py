@@ -31,10 +31,12 @@ ARROWS = {
     "watch": {"record"},
     "rates": set(),
     "pace": {"errors", "models", "recipe", "train"},
+    "joint": {"errors", "models", "pace", "recipe", "selection", "train"},
     "build": {
         "data",
         "errors",
         "expression",
+        "joint",
         "machine",
         "models",
         "pace",

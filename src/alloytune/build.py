@@ -16,6 +16,7 @@ from alloytune.data.rules import Rules
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError
 from alloytune.expression import leaves_rest, parse
+from alloytune.joint import constant_factors, find_parts
 from alloytune.machine import Machine, find_machine
 from alloytune.models.adapters import Attachment
 from alloytune.models.combine import Combination
@@ -39,6 +40,7 @@ from alloytune.selection import REHEARSAL, Chooser, resolve, select
 from alloytune.tasks.task import Encoded, Example, Task, find_task
 from alloytune.train.batches import Updates
 from alloytune.train.flops import flops_per_token
+from alloytune.train.joint import Part
 from alloytune.train.moving import Group, Moving, Role
 from alloytune.train.stage import StagePlan
 
@@ -59,6 +61,10 @@ class Session:
     num_cut: Mapping[str, int]  # rows by split that lost tokens to the length limit
     max_length: int | None
     left_out: Mapping[str, list[list[str]]] = field(default_factory=dict)  # row and reason by split, none if encoded
+
+    def seed(self, *place: int) -> int:
+        """Give the seed for a place in the run, such as a stage and an attempt."""
+        return derive_seed(self.recipe.seed, *place)
 
     def pretrained_weights(self) -> Weights:
         """Load the model anew, and give its weights as they were before the first stage, in main memory."""
@@ -190,16 +196,20 @@ def build_moving(session: Session, number: int, chooser: Chooser | None = None) 
     common = stage.rate.largest if isinstance(stage.rate, Scaled) else stage.rate
     factors = _factors(stage, roles, selected, chooser)
     pluses = session.state.pluses()
+    parts = find_parts(stage, where, roles, selected.names, chooser)
+    weights = constant_factors(stage)
     undecayed = roles.members.get("norm", frozenset()) | roles.members.get("bias", frozenset())
-    groups: dict[tuple[float, float, Role, float | None], list[str]] = {}
+    groups: dict[tuple[float, float, Role, float | None, Part | None], list[str]] = {}
     for name in (name for name in roles.shapes if name in selected.names):
         own = next((rate for _, names, rate in own_rates if name in names), None)
         given = common if own is None else own
         start, rate = (starts[name], starts[name]) if given == "auto" else (None, given)
         rate *= pluses.get(name, 1.0)
         rate *= factors.get(name, 1.0) * shares.get(name, 1.0) if own is None else 1.0
+        part = parts.get(name)
+        rate *= weights.get(part, 1.0) if part else 1.0
         decay = 0.0 if name in undecayed or len(roles.shapes[name]) < 2 else stage.weight_decay
-        groups.setdefault((rate, decay, role_of(name, roles), start), []).append(name)
+        groups.setdefault((rate, decay, role_of(name, roles), start, part), []).append(name)
     made = tuple(Group(tuple(names), *shared) for shared, names in groups.items())
     return Moving(made, optimizer_settings(stage, where, made, roles, is_sure=is_sure), selected.masks)
 
@@ -235,6 +245,8 @@ def selections(stage: Stage, number: int) -> dict[str, str]:
     where = f"stages[{number}]"
     found = {".".join((where, *key)): text for key, text in stage.trains.items()}
     found |= {f"{where}.rates.{text}": text for text in stage.rates}
+    if stage.joint and stage.joint.of:
+        found[f"{where}.joint.of"] = stage.joint.of
     if stage.combine and stage.combine.of:
         found[f"{where}.combine.of"] = stage.combine.of
     for place, attach in enumerate(stage.attaches):

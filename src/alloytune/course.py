@@ -6,6 +6,7 @@ from functools import partial
 from alloytune import build
 from alloytune.build import Session
 from alloytune.errors import InputError
+from alloytune.joint import make_joint_course
 from alloytune.measures import measure_turn
 from alloytune.models.roles import Roles
 from alloytune.recipe.types.choosing import ByTurns, Unfreeze
@@ -22,6 +23,8 @@ def make_course(session: Session, number: int, moving: Moving, chooser: Chooser)
     Raises InputError where too few layers move for them to join or freeze one after another.
     """
     stage, where, roles = session.recipe.stages[number], f"stages[{number}]", session.state.roles()
+    if stage.joint:
+        return make_joint_course(session, number, moving, partial(_in_updates, session, number))
     if isinstance(stage.train, ByTurns):
         turn = partial(_turn, session, number, stage.train.rotate.choose, roles, chooser)
         return Series(turn, _in_updates(session, number, stage.train.rotate.every), last=None)

@@ -11,8 +11,9 @@ from math import prod
 from alloytune import build
 from alloytune.build import Session
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
+from alloytune.joint import make_around, make_training_loss
 from alloytune.models.weights import free_only, named_weights
-from alloytune.pace import make_stage_loss, make_stage_optimizer
+from alloytune.pace import make_stage_optimizer
 from alloytune.stages import begin_stage
 from alloytune.train.batches import Updates
 from alloytune.train.clip import make_clip
@@ -148,8 +149,9 @@ def _training(session: Session, number: int, moving: Moving, course: Course) -> 
     updates = build.build_updates(session, number, attempt=0)
     plan = build.build_plan(session, number, 0, updates)
     optimizer = make_stage_optimizer(session, number, moving)
-    turns = Turns(course, moving.names, session.state.model, optimizer)
-    summed_loss = make_stage_loss(session, number, moving)
+    around = make_around(session, number, course)
+    turns = Turns(course, moving.names, session.state.model, optimizer, around=around)
+    summed_loss = make_training_loss(session, number, moving, course)
     middle = math.ceil((plan.max_updates or updates.per_epoch) / 2)
     with dropout_at(session.state.model, stage.dropout):
         update = _cost(session, turns, optimizer, summed_loss, updates, middle)

@@ -21,6 +21,7 @@ from alloytune.data.prepare import prepare
 from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError, Interrupted
 from alloytune.finish import finish
+from alloytune.joint import check_joint
 from alloytune.models.source import fingerprint, locate
 from alloytune.pace import check_regularisers
 from alloytune.recipe.adapters import standings_before
@@ -114,7 +115,8 @@ def rehearse(session: Session) -> None:
                 state.attach(attachment, build.attached_at(session.recipe.stages[stage], stage, place), fresh=False)
             arrange_adapters(session, number, REHEARSAL)
             moving = build.build_moving(session, number, REHEARSAL)
-            make_course(session, number, moving, REHEARSAL)
+            course = make_course(session, number, moving, REHEARSAL)
+            check_joint(session, number, course)
             check_regularisers(session, number, moving)
             build.build_combined(session, number, REHEARSAL)
             state.take_off()

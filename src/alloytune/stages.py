@@ -12,10 +12,11 @@ from alloytune.build import Session
 from alloytune.course import make_course
 from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.predict import score
+from alloytune.joint import joint_facts, make_around, make_training_loss
 from alloytune.measures import Measures, measure_stage
 from alloytune.models.state import Snapshot
 from alloytune.models.weights import free_only, named_weights
-from alloytune.pace import make_stage_loss, make_stage_optimizer
+from alloytune.pace import make_stage_optimizer
 from alloytune.rate_search import find_rates, settle
 from alloytune.recipe.read import resolved
 from alloytune.recipe.types.choosing import ByTurns
@@ -51,6 +52,7 @@ class StageOfRun:
         self.watcher = watcher
         self.stop_requested = stop_requested
         self.combined = frozenset[str]()  # the weights that `combine` is about
+        self.joint: Mapping[str, Any] = {}  # what a joint objective came to
 
     def carry_out(self, before: Scores) -> Scores:
         """Train the stage until it is kept or given up; give the scores of the model that remains."""
@@ -120,11 +122,15 @@ class StageOfRun:
         updates = build.build_updates(session, self.number, attempt)
         plan = build.build_plan(session, self.number, attempt, updates)  # while all is free that may move
         optimizer = make_stage_optimizer(session, self.number, moving)
-        record = _StageRecord(self.folder, attempt, self.watcher)
+        facts = joint_facts(session, course)
+        record = _StageRecord(self.folder, attempt, self.watcher, facts)
         forgets = isinstance(self.stage.train, ByTurns) and self.stage.train.rotate.state == "reset"
-        turns = Turns(course, moving.names, state.model, optimizer, forgets=forgets, on_turn=record.on_turn)
+        around = make_around(session, self.number, course)
+        turns = Turns(
+            course, moving.names, state.model, optimizer, forgets=forgets, on_turn=record.on_turn, around=around
+        )
         run = StageRun(state.model, optimizer, turns)
-        summed_loss = make_stage_loss(session, self.number, moving)
+        summed_loss = make_training_loss(session, self.number, moving, course)
         progress = Progress()
         if checkpoint is None and self.stage.state == "keep":
             put_optimizer_state(run.optimizer, weights, self._memory_before(moving))
@@ -150,6 +156,7 @@ class StageOfRun:
                 stop_requested=self.stop_requested,
                 progress=progress,
             )
+        self.joint = facts()
         averaged = run.average.keys() & self.combined
         state.put({name: run.average[name] for name in averaged})
         kept = any(later.state == "keep" for later in session.recipe.stages[self.number + 1 :])
@@ -206,6 +213,7 @@ class StageOfRun:
             "peak_memory_bytes": self.session.machine.peak_bytes(),
             "scores": asdict(scores),
             "change": {metric: value - before.values[metric] for metric, value in scores.values.items()},
+            **self.joint,
         }
 
     def _close(self, result: Mapping[str, Any]) -> None:
@@ -254,10 +262,13 @@ class StageOfRun:
 class _StageRecord:
     """Writes a stage's steps and scores into the run folder, and passes them on."""
 
-    def __init__(self, folder: StageFolder, attempt: int, watcher: Watcher) -> None:
+    def __init__(
+        self, folder: StageFolder, attempt: int, watcher: Watcher, facts: Callable[[], Mapping[str, Any]]
+    ) -> None:
         self._folder = folder
         self._attempt = attempt
         self._watcher = watcher
+        self._facts = facts
 
     def on_step(self, step: Step, progress: Progress) -> None:
         """Note a finished update."""
@@ -272,7 +283,7 @@ class _StageRecord:
     def on_scores(self, scores: Scores, progress: Progress) -> None:
         """Note an evaluation."""
         row = {"attempt": self._attempt, "update": progress.update, "best_update": progress.best_update}
-        self._folder.append("scores", {**row, **scores.values})
+        self._folder.append("scores", {**row, **scores.values, **self._facts()})
         self._watcher.on_scores(scores, progress)
 
 

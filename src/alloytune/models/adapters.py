@@ -6,6 +6,7 @@ and tuner; where several stand on one layer, the later one is outside.
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,33 @@ def activate(model: nn.Module, names: Sequence[str]) -> None:
     """Let these adapters act, and no others."""
     for _, layer in _adapted(model):
         layer.set_adapter(list(names))
+
+
+def adapted_layers(model: nn.Module) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Give for every layer that carries adapters the canonical names of its own weights, and of the adapters'."""
+    names = {weight: name for name, weight in named_weights(model).items()}
+    told: set[nn.Module] = set()  # several adapters on a layer nest
+    for _, layer in _adapted(model):
+        base = layer.get_base_layer()
+        if base not in told:
+            told.add(base)
+            own = list(base.parameters())
+            others = [weight for weight in layer.parameters() if all(weight is not each for each in own)]
+            yield tuple(names[w] for w in own if w in names), tuple(names[w] for w in others if w in names)
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Let the base act alone; unlike PEFT's own switch, this leaves alone which weights move."""
+    layers = [layer for _, layer in _adapted(model)]
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, was_off in zip(layers, before, strict=True):
+            layer._disable_adapters = was_off
 
 
 def merge(model: nn.Module, chosen: Sequence[Attached]) -> frozenset[str]:

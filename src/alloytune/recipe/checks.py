@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from alloytune.recipe.adapters import check_adapters
 from alloytune.recipe.choices import check_choices
 from alloytune.recipe.combining import check_combining
+from alloytune.recipe.joint import check_joint
 from alloytune.recipe.learning import check_learning
 from alloytune.recipe.places import KeyPath, Mistake
 from alloytune.recipe.speed import check_speed
@@ -69,6 +70,7 @@ def _check_stage(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
     yield from _check_until(stage, (*path, "until"))
     yield from check_choices(stage, path)
     yield from check_turns(stage, path)
+    yield from check_joint(stage, path)
 
 
 def _check_training(stage: Stage, path: KeyPath) -> Iterator[Mistake]:

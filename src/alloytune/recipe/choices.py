@@ -11,6 +11,7 @@ _WHOLE = {
     "attach": "an adapter sits beside whole layers",
     "rates": "a rate is one of a whole tensor",
     "combine": "whole tensors are combined",
+    "joint": "a weight is one of whole tensors",
 }
 CHOOSE: KeyPath = ("train", "rotate", "choose")
 
@@ -20,6 +21,8 @@ def check_choices(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
     places: list[tuple[KeyPath, str]] = [((*path, *key), text) for key, text in stage.trains.items()]
     places += [((*path, "rates", text), text) for text in stage.rates]
     places += [((*path, *key, "on"), on) for key, on in _attached(stage)]
+    if stage.joint and stage.joint.of:
+        places.append(((*path, "joint", "of"), stage.joint.of))
     if stage.combine and stage.combine.of:
         places.append(((*path, "combine", "of"), stage.combine.of))
     chosen = [(where, choice) for where, text in places for choice in choices_in(parse(text))]
@@ -29,7 +32,7 @@ def check_choices(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
     is_scored = any(choice.score for _, choice in chosen) or isinstance(stage.rate, Scaled)
     if stage.score != Scoring() and not is_scored:
         message = "no selection or rate of this stage asks for a score; use one, such as `train: top(rgn, 25%)`"
-        about = tuple((*path, key) for key in ("train", "rate", "rates", "attach", "combine"))
+        about = tuple((*path, key) for key in ("train", "rate", "rates", "attach", "combine", "joint"))
         yield Mistake((*path, "score"), f"{message}, or remove it", at_key=True, about=about)
 
 

@@ -20,6 +20,7 @@ KINDS = {
     "gain": "number, or `0.5 SE`",
     "threshold": "`below` and a number",
     "multiplier": "`x` and a number below 1",
+    "weight": "[weight](#joint-objectives)",
     "word": "short word",
     "name": "name",
     "metric": "[metric](#tasks)",

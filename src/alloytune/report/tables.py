@@ -67,6 +67,25 @@ def _stage_cells(stage: Mapping[str, Any], metrics: Sequence[str], metric: str) 
     ]
 
 
+def movement_table(results: Mapping[str, Any]) -> Table | None:
+    """Show how far each part of a joint objective has moved, as a part of its norm; None where there is none."""
+    stages = [stage for stage in results["stages"] if "movement" in stage]
+    if not stages:
+        return None
+    parts = list(dict.fromkeys(part for stage in stages for part in stage["movement"]))
+    table = _table("Movement since the stage began, as a part of the weights' norm")
+    table.add_column("stage")
+    for part in parts:
+        table.add_column(part, justify="right")
+    for stage in stages:
+        _add_row(table, stage["name"], *(_short_share(stage["movement"].get(part)) for part in parts))
+    return table
+
+
+def _short_share(share: float | None) -> str:
+    return "" if share is None else f"{share:.3%}"
+
+
 def short_rates(rates: Sequence[float]) -> str:
     """Write rates, largest first: each of up to three, or the first and the last."""
     shown = [f"{rate:.2g}" for rate in rates]
@@ -175,7 +194,12 @@ def predictions_table(predictions: list[Mapping[str, Any]]) -> Table:
 def run_report(folder: RunFolder) -> RenderableType:
     """Show everything about a finished run."""
     results = folder.read("results.json")
-    parts: list[RenderableType] = [stages_table(results), test_table(results["test"])]
+    movement = movement_table(results)
+    parts: list[RenderableType] = [
+        stages_table(results),
+        *([movement] if movement else ()),
+        test_table(results["test"]),
+    ]
     if results["predictions"]:
         parts.append(predictions_table(results["predictions"]))
     parts.append(Text(f"Saved: {', '.join(str(folder.path / name) for name in results['saved'])}"))

@@ -1,7 +1,7 @@
 """Which weights move and how fast: a value that the loop is given."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal
@@ -13,13 +13,15 @@ from alloytune.selected import Selected
 from alloytune.train.optimizers import Optimizer, OptimizerSettings, ParamGroup, make_parts
 
 Role = Literal["embeddings", "layers", "head", "adapter", "other"]
+Around = Callable[[Optimizer], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class Group:
     """Weights, by name, that move at one rate with one decay and play one role.
 
-    `start` is the starting value that `rate: auto` took the rate from; None where the recipe gives the rate.
+    `start` is the starting value that `rate: auto` took the rate from; None where the recipe gives the rate. `part` is
+    that of a joint objective.
     """
 
     names: tuple[str, ...]
@@ -27,6 +29,7 @@ class Group:
     weight_decay: float
     role: Role = "layers"
     start: float | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,14 @@ class Still:
     """Holds still what masks leave out: such an element keeps its bits, and so does the optimizer's memory of it.
 
     It gets no gradient, so that clipping does not count it, and whatever else an update does to it (decay, momentum, a
-    projection over the whole matrix) is taken back. Nothing is done where there is no mask.
+    projection over the whole matrix) is taken back. Nothing is done where there is no mask. `around` is entered around
+    the optimizer's step as well.
     """
 
-    def __init__(self, masks: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self, masks: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter], around: Around | None = None
+    ) -> None:
+        self._around = around or (lambda optimizer: nullcontext())
         self._unmoved = [(weights[name], ~mask.to(weights[name].device)) for name, mask in masks.items()]
 
     def clear_gradients(self) -> None:
@@ -87,7 +94,8 @@ class Still:
             {entry: value.clone() for entry, value in _elementwise(optimizer, weight).items()}
             for weight, _ in self._unmoved
         ]
-        yield
+        with self._around(optimizer):
+            yield
         for (weight, unmoved), bits in zip(self._unmoved, before, strict=True):
             bits.setdefault("z", bits[""])
             for entry, value in _elementwise(optimizer, weight).items():
@@ -116,7 +124,7 @@ def make_optimizer(
 def _param_groups(
     group: Group, weights: Mapping[str, nn.Parameter], anchors: Mapping[str, Tensor]
 ) -> Iterator[ParamGroup]:
-    shared = {"lr": group.rate, "peak": group.rate, "role": group.role}
+    shared = {"lr": group.rate, "peak": group.rate, "role": group.role, "part": group.part}
     held = [name for name in group.names if name in anchors and group.weight_decay]
     free = [name for name in group.names if name not in held]
     if free:

@@ -29,12 +29,12 @@ def make_loss(task: Task, *, label_smoothing: float = 0.0, r_drop: float = 0.0) 
     def of_two_passes(model: nn.Module, batch: Batch) -> Tensor:
         one, other = task.outputs(model, batch), task.outputs(model, batch)
         losses = task.loss(one, batch, label_smoothing) + task.loss(other, batch, label_smoothing)
-        return 0.5 * (losses + r_drop * _divergence(one, other))
+        return 0.5 * (losses + r_drop * divergence(one, other))
 
     return of_two_passes if r_drop else of_one_pass
 
 
-def _divergence(one: Tensor, other: Tensor) -> Tensor:
+def divergence(one: Tensor, other: Tensor) -> Tensor:
     """Give KL(one, other) + KL(other, one), summed over the targets; logits of [targets, ...choices]."""
     first, second = log_softmax(one, dim=-1), log_softmax(other, dim=-1)
     return ((first.exp() - second.exp()) * (first - second)).sum()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alloytune.models.weights import copy_weights, free_only, named_weights
 from alloytune.selected import Selected
-from alloytune.train.moving import Still
+from alloytune.train.moving import Around, Still
 from alloytune.train.optimizers import Optimizer
 
 Memory = dict[str, Tensor]
@@ -107,7 +107,7 @@ class Turns:
 
     Where it `forgets`, the optimizer's memory of a weight is dropped when the weight rests, or when other elements of
     it move than before. `names` are all that may move in any turn. `on_turn` is told of every turn that begins, of its
-    first update, and how many elements of each weight move.
+    first update, and how many elements of each weight move. `around` is entered around every step of the optimizer.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class Turns:
         *,
         forgets: bool = False,
         on_turn: Callable[[Turn, int, Mapping[str, int]], None] = lambda turn, update, counts: None,
+        around: Around | None = None,
     ) -> None:
         self.names = names
         self._course = course
@@ -127,6 +128,7 @@ class Turns:
         self._optimizer = optimizer
         self._forgets = forgets
         self._on_turn = on_turn
+        self._around = around
         self._turn: Turn | None = None
 
     def at(self, update: int, share: float) -> Still:
@@ -164,7 +166,7 @@ class Turns:
     def _begin(self, turn: Turn) -> None:
         free_only(self._model, turn.selected.names)
         self._turn = turn
-        self._still = Still(turn.selected.masks, self._weights)
+        self._still = Still(turn.selected.masks, self._weights, self._around)
         self._counts = turn.selected.counts({name: tuple(weight.shape) for name, weight in self._weights.items()})
 
     def _changed(self, selected: Selected) -> frozenset[str]:

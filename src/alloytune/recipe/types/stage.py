@@ -7,6 +7,7 @@ from pydantic import Field
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.choosing import ByTurns, Combine, FreezeWhen, Mixout, Scaled, Scoring, Unfreeze
 from alloytune.recipe.types.ending import Accept, Otherwise, Retry, Until
+from alloytune.recipe.types.joint import Joint
 from alloytune.recipe.types.optimizer import Clip, Optimizer, OptimizerWord
 from alloytune.recipe.types.values import Interval, Part, Rate, SelectionText, Share
 
@@ -38,6 +39,9 @@ class Stage(Part):
     )
     unfreeze: Unfreeze | None = Field(None, description="Let the layers of `train` join one after another.")
     freeze_when: FreezeWhen | None = Field(None, description="Freeze the lowest layers once they have settled.")
+    joint: Joint | None = Field(
+        None, description="Full, partial and adapter training of what `train` selects in one weighted objective."
+    )
     rate: Rate | Literal["auto"] | Scaled = Field(
         "auto",
         description=(

@@ -1,0 +1,200 @@
+"""From a stage's `joint` to objects: what is full, partial and adapter, the course of the weights, the loss."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from alloytune.errors import InputError
+from alloytune.models.adapters import adapted_layers
+from alloytune.models.prefix import layers_before_adapters
+from alloytune.models.roles import Roles
+from alloytune.models.weights import Weights, copy_weights, named_weights
+from alloytune.pace import make_stage_loss
+from alloytune.recipe.types.joint import Joint, WeightPiece, is_constant, read_weight
+from alloytune.recipe.types.optimizer import read_optimizer
+from alloytune.recipe.types.stage import Stage
+from alloytune.selection import Chooser, resolve
+from alloytune.train.joint import VIEWS_OF, Blend, Draws, Part, Piece, WeightCourse, weighted
+from alloytune.train.loop import Loss
+from alloytune.train.movement import relative_movement
+from alloytune.train.moving import Around, Moving
+from alloytune.train.route import COUNTS, Router, Site
+from alloytune.train.turns import Course
+from alloytune.train.views import Views, with_adapters_that_move
+
+if TYPE_CHECKING:
+    from alloytune.build import Session
+
+_DRAWING = 2**31 + 3  # the place of drawing views among a stage's seeds, which are numbered by attempt
+
+
+def find_parts(
+    stage: Stage, where: str, roles: Roles, moving: frozenset[str], chooser: Chooser | None
+) -> dict[str, Part]:
+    """Give the part of every weight that moves; none where a stage has no `joint`.
+
+    Raises InputError where a part has no weight, or a weight no part.
+    """
+    if stage.joint is None:
+        return {}
+    joint, where = stage.joint, f"{where}.joint"
+    adapter, head = (roles.members.get(role, frozenset()) for role in ("adapter", "head"))
+    of = resolve(joint.of, roles, f"{where}.of", chooser) if joint.of else frozenset[str]()
+    parts: dict[str, Part] = {
+        name: "adapter" if name in adapter else "head" if name in head else "partial" if name in of else "full"
+        for name in moving
+    }
+    found = set(parts.values())
+    for view in joint.weights:
+        if view not in found and not (view == "full" and "partial" in found):
+            remedy = "leave this weight out, or add to train what it is about"
+            raise InputError(f"{where}.{view}", f"no {view} weights move in this stage", remedy)
+    for part in sorted(found - {"head"}):
+        if not joint.weights.keys() & set(VIEWS_OF[part]):
+            names = sorted(name for name in parts if parts[name] == part)
+            what = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+            raise InputError(where, f"nothing weighs {what}", f"give {part!r} a weight, or take them out of train")
+    _require_effect(stage, joint, where, found)
+    return parts
+
+
+def _require_effect(stage: Stage, joint: Joint, where: str, found: set[Part]) -> None:
+    """Raise InputError where the weights of views divide out, because no weights are of two of them."""
+    given = set(joint.weights.values())
+    if joint.mode != "views" or read_optimizer(stage.optimizer)[0] == "sgd" or given == {1.0}:
+        return
+    if not any(len(joint.weights.keys() & set(VIEWS_OF[part])) > 1 for part in found):
+        raise InputError(
+            where,
+            "no weights are moved by two of the views, so that adaptive optimizers divide these weights out",
+            "train the head as well, use sgd or mode: update, or write 1 for each",
+        )
+
+
+def constant_factors(stage: Stage) -> dict[Part, float]:
+    """Give what the rates of parts are multiplied with in mode `update`, where that is the same throughout."""
+    if stage.joint is None or stage.joint.mode != "update":
+        return {}
+    weights = stage.joint.weights
+    parts: tuple[Part, ...] = ("full", "partial", "adapter")
+    of = {part: [weights[view] for view in VIEWS_OF[part] if view in weights] for part in parts}
+    return {
+        part: sum(read_weight(weight)[0].first for weight in found)
+        for part, found in of.items()
+        if all(is_constant(weight) for weight in found)
+    }
+
+
+def make_joint_course(session: "Session", number: int, moving: Moving, in_updates: Callable[[str], int]) -> Blend:
+    """Translate the weights of a stage, and in mode `sample` its draws."""
+    joint = session.recipe.stages[number].joint
+    assert joint is not None
+    weights = {view: _course(read_weight(weight), in_updates) for view, weight in joint.weights.items()}
+    parts = {name: group.part for group in moving.groups for name in group.names}
+    if joint.mode == "sample":
+        every = in_updates(joint.every or "1 update")
+        return Draws(moving.selected, parts, weights, every, session.seed(number, _DRAWING))  # type: ignore[arg-type]
+    return Blend(moving.selected, parts, weights)  # type: ignore[arg-type]
+
+
+def _course(pieces: tuple[WeightPiece, ...], in_updates: Callable[[str], int]) -> WeightCourse:
+    def end(piece: WeightPiece) -> float:
+        if piece.until is None:
+            return float("inf")
+        return piece.until if piece.unit == "share" else in_updates(f"{piece.until:g} {piece.unit}s")
+
+    by_share = pieces[0].unit in (None, "share")
+    made = tuple(Piece(piece.first, piece.last, piece.shape, end(piece)) for piece in pieces)
+    return WeightCourse(made, "share" if by_share else "update")
+
+
+def make_training_loss(session: "Session", number: int, moving: Moving, course: Course) -> Loss:
+    """Give the loss that a stage trains on; `course` knows the weights of a joint one. Before its first update."""
+    stage = session.recipe.stages[number]
+    joint, state = stage.joint, session.state
+    if joint is None or joint.mode not in ("views", "sample"):
+        return make_stage_loss(session, number, moving)
+    if joint.mode == "sample":
+        return with_adapters_that_move(make_stage_loss(session, number, moving), state.adapter_names)
+    assert isinstance(course, Blend)
+    return Views(
+        session.task,
+        course,
+        label_smoothing=stage.label_smoothing,
+        kl=joint.kl,
+        frozen=_frozen(session, joint, course.parts),
+        shared=tuple(layers_before_adapters(state.model, state.roles())),
+    )
+
+
+def _frozen(session: "Session", joint: Joint, parts: Mapping[str, Part]) -> Weights:
+    """Give the values of the base around the partial weights, on the model's device."""
+    if joint.partial is None:
+        return {}
+    roles = session.state.roles().members
+    moved = session.state.touched if joint.over == "pretrained" else frozenset(parts)
+    base = roles["all"] - roles.get("head", frozenset())
+    names = {name for name in moved & base if parts.get(name) != "partial"}
+    values = session.pretrained_weights() if joint.over == "pretrained" else copy_weights(session.state.model, names)
+    return {name: values[name].to(session.machine.device) for name in names}
+
+
+def make_around(session: "Session", number: int, course: Course) -> Around | None:
+    """Give what goes around every step of the optimizer: in `update` the course of the rates, in `route` the choice."""
+    joint = session.recipe.stages[number].joint
+    if joint is None or joint.mode not in ("update", "route"):
+        return None
+    assert isinstance(course, Blend)
+    if joint.mode == "update":
+        return partial(weighted, course)
+    return Router(find_sites(session, number, course), course, named_weights(session.state.model)).around
+
+
+def find_sites(session: "Session", number: int, course: Blend) -> list[Site]:
+    """Give the layers of which full weights and an adapter move; raises InputError where there is none."""
+    sites = []
+    for full, adapter in adapted_layers(session.state.model):
+        of_full = tuple(name for name in full if name in course.parts)
+        of_adapter = tuple(name for name in adapter if name in course.parts)
+        if of_full and of_adapter:
+            sites.append(Site(of_full, of_adapter))
+    if not sites:
+        remedy = "train both, or let the adapters go on what moves"
+        raise InputError(f"stages[{number}].joint.mode", "no layer moves full weights and an adapter", remedy)
+    return sites
+
+
+def joint_facts(session: "Session", course: Course) -> Callable[[], dict[str, Any]]:
+    """Give what tells, whenever it is asked, how a joint stage stands; it knows nothing of another. Before training.
+
+    `weights` are those of the last update, `movement` that since now by part, `routed` the share of choices that full
+    weights have won.
+    """
+    if not isinstance(course, Blend):
+        return dict
+    model, parts = session.state.model, course.parts
+    start = copy_weights(model, parts)
+
+    def facts() -> dict[str, Any]:
+        counts = course.memory[COUNTS].tolist() if COUNTS in course.memory else []
+        routed = {"routed": counts[0] / sum(counts)} if sum(counts) else {}
+        return {"movement": relative_movement(model, start, parts), "weights": dict(course.now), **routed}
+
+    return facts
+
+
+def check_joint(session: "Session", number: int, course: Course) -> None:
+    """Raise InputError where routing finds no layer, or where a view cannot do without an adapter."""
+    joint = session.recipe.stages[number].joint
+    if joint is None:
+        return
+    if joint.mode == "route":
+        assert isinstance(course, Blend)
+        find_sites(session, number, course)
+    for attachment in session.state.attachments if joint.mode in ("views", "sample") else ():
+        if attachment.settings.moves_base:
+            raise InputError(
+                f"stages[{number}].joint.mode",
+                f"the adapter {attachment.name!r} took its start out of the base (pissa), which is no model without it",
+                "use plain lora, or mode: update",
+            )

@@ -1,0 +1,131 @@
+"""Rules on `joint`: which keys go with which mode, and weights that could have no effect."""
+
+from collections.abc import Iterator
+
+from alloytune.expression import parse, roles_in
+from alloytune.recipe.places import KeyPath, Mistake
+from alloytune.recipe.types.joint import Joint, is_constant, read_weight
+from alloytune.recipe.types.optimizer import read_optimizer
+from alloytune.recipe.types.stage import Stage
+
+# The modes that a key means something in.
+_MODES = {"every": ("sample",), "over": ("views",), "kl": ("views",)}
+
+
+def check_joint(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
+    """Find what a joint objective cannot be, and what in it would change nothing."""
+    if stage.joint is None:
+        return
+    joint, where = stage.joint, (*path, "joint")
+    yield from _check_keys(joint, where)
+    yield from _check_weights(joint, where)
+    yield from _check_company(stage, joint, path)
+    if isinstance(stage.train, str):
+        yield from _check_parts(stage.train, joint, where)
+        yield from _check_effect(stage, stage.train, joint, where)
+
+
+def _check_keys(joint: Joint, path: KeyPath) -> Iterator[Mistake]:
+    """A key belongs to its mode, and `of` to `partial`."""
+    for key, modes in _MODES.items():
+        if getattr(joint, key) and joint.mode not in modes:
+            message = f"{key!r} is for mode {' or '.join(modes)}, and this is {joint.mode}; remove it"
+            yield Mistake((*path, key), message, at_key=True, about=((*path, "mode"),))
+    if joint.over is not None and joint.partial is None:
+        message = "'over' is about the partial view, and `partial` has no weight; give one, or remove it"
+        yield Mistake((*path, "over"), message, at_key=True, about=((*path, "partial"), (*path, "mode")))
+    if joint.partial is not None and joint.of is None:
+        message = "'of' is missing; it says which weights of the base are partial, such as 'layers[-2:]'"
+        yield Mistake((*path, "of"), message)
+    if joint.of is not None and joint.partial is None:
+        message = "'of' says what is partial, and `partial` has no weight; give one, or remove it"
+        yield Mistake((*path, "of"), message, at_key=True, about=((*path, "partial"),))
+
+
+def _check_weights(joint: Joint, path: KeyPath) -> Iterator[Mistake]:
+    """There are two at least, none is always 0, and `route` has the two that it chooses between."""
+    about = tuple((*path, view) for view in ("full", "partial", "adapter", "mode"))
+    if len(joint.weights) < 2:
+        given = f"only {next(iter(joint.weights))!r} has a weight" if joint.weights else "no weight is given"
+        message = f"{given}, and there is nothing to weigh; give two of full, partial and adapter, or remove `joint`"
+        yield Mistake(path, message, about=about)
+    elif joint.mode == "route" and not {"full", "adapter"} <= joint.weights.keys():
+        message = "route chooses between full weights and adapters; give weights for `full` and for `adapter`"
+        yield Mistake(path, message, about=about)
+    for view, weight in joint.weights.items():
+        if all(piece.first == piece.last == 0 for piece in read_weight(weight)):
+            message = f"a weight of 0 throughout means no {view} training; leave {view!r} out"
+            yield Mistake((*path, view), message)
+
+
+def _check_company(stage: Stage, joint: Joint, path: KeyPath) -> Iterator[Mistake]:
+    """What else in the stage says what moves when, or which loss is taken."""
+    where: KeyPath = (*path, "joint")
+    turns = {
+        "train": not isinstance(stage.train, str | None),
+        "unfreeze": stage.unfreeze,
+        "freeze_when": stage.freeze_when,
+    }
+    for key, is_given in turns.items():
+        if is_given:
+            what = "`train: {rotate: ...}`" if key == "train" else f"`{key}`"
+            message = f"'joint' and {what} both say what moves when; keep one of them in this stage"
+            yield Mistake(where, message, at_key=True, about=((*path, key),))
+    mode = (*where, "mode")
+    losses = {"r_drop": stage.r_drop, "mixout": stage.mixout, "flops": stage.until.flops}
+    for key in [key for key, is_given in losses.items() if is_given and joint.mode == "views"]:
+        place: KeyPath = ("until", "flops") if key == "flops" else (key,)
+        what = "counts the operations of one pass" if key == "flops" else "is about one view of the model"
+        message = f"{key!r} {what}, and mode views takes several; remove it, or choose another mode"
+        yield Mistake((*path, *place), message, at_key=True, about=(mode,))
+    kind, options = read_optimizer(stage.optimizer)
+    if joint.mode == "route" and (kind != "adamw" or options["bits"] == 8):
+        message = "route scores layers by the memory of adamw in 32 bits; use that"
+        yield Mistake((*path, "optimizer"), message, about=(mode,))
+    rests = [view for view, weight in joint.weights.items() if _has_rest(weight)]
+    if kind == "schedule_free" and (joint.mode == "sample" or rests):
+        message = "schedule_free keeps two values of a weight until the stage ends, and some rest before; use adamw"
+        yield Mistake((*path, "optimizer"), message, about=(mode, *((*where, view) for view in rests)))
+
+
+def _has_rest(weight: float | str) -> bool:
+    return any(piece.first == piece.last == 0 for piece in read_weight(weight))
+
+
+def _check_parts(train: str, joint: Joint, path: KeyPath) -> Iterator[Mistake]:
+    """An adapter's weight needs adapters that move, and what is partial is of the base."""
+    about = ((*path[:-1], "train"),)
+    moves_adapter = any(role.split(".")[0] == "adapter" for role in roles_in(parse(train)))
+    if joint.adapter is not None and not moves_adapter:
+        message = f"{train!r} moves no adapter; add `| adapter` to train, or leave this weight out"
+        yield Mistake((*path, "adapter"), message, at_key=True, about=about)
+    if joint.adapter is None and moves_adapter:
+        message = f"{train!r} moves adapters, and nothing weighs them; give `adapter` a weight"
+        yield Mistake(path, message, at_key=True, about=(*about, (*path, "adapter")))
+    for role in roles_in(parse(joint.of)) if joint.of else ():
+        if role.split(".")[0] in ("adapter", "head"):
+            message = f"{role!r} is no part of the base; name layers, such as 'layers[-2:]'"
+            yield Mistake((*path, "of"), message)
+
+
+def _check_effect(stage: Stage, train: str, joint: Joint, path: KeyPath) -> Iterator[Mistake]:
+    """Find weights that cancel out: Adam and its kin divide every constant factor of a gradient out again."""
+    kind = read_optimizer(stage.optimizer)[0]
+    weights = list(joint.weights.values())
+    about = (*((*path, view) for view in joint.weights), (*path, "mode"), (*path[:-1], "optimizer"))
+    if len(weights) < 2 or (joint.mode == "views" and kind == "sgd") or joint.mode in ("update", "sample"):
+        return
+    is_equal = all(is_constant(weight) for weight in weights) and len(set(weights)) == 1
+    if is_equal and weights[0] != 1 and (joint.mode == "route" or not joint.kl):
+        message = f"all weights are {weights[0]:g}, and only their ratios count here; write 1 for each"
+        yield Mistake(path, message, at_key=True, about=about)
+    if joint.mode != "views" or is_equal:
+        return
+    shares_head = bool({"all", "head"} & set(roles_in(parse(train))))
+    shares_partial = {"full", "partial"} <= joint.weights.keys()
+    if not shares_head and not shares_partial:
+        message = (
+            f"no weights are moved by two of the views, and {kind} divides a factor of a gradient out again, so these "
+            "weights would do nothing; train the head as well, use sgd or mode: update, or write 1 for each"
+        )
+        yield Mistake(path, message, at_key=True, about=about)

@@ -1,0 +1,157 @@
+"""A joint objective: the weights of full, partial and adapter training over time, and what each of them moves."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from alloytune.selected import Selected
+from alloytune.train.optimizers import Optimizer
+from alloytune.train.turns import Turn
+
+View = Literal["full", "partial", "adapter"]
+Part = Literal["full", "partial", "adapter", "head"]
+
+# The views that a part of the weights belongs to; the part `full` is the rest of the base.
+VIEWS_OF: Mapping[Part, tuple[View, ...]] = {
+    "full": ("full",),
+    "partial": ("full", "partial"),
+    "adapter": ("adapter",),
+    "head": ("full", "partial", "adapter"),
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a weight's course, from `first` to `last`; it holds while less than `until` lies behind."""
+
+    first: float
+    last: float
+    shape: Literal["linear", "cosine"]
+    until: float
+
+
+@dataclass(frozen=True)
+class WeightCourse:
+    """A weight over a stage; its pieces end at shares of the stage, or at numbers of updates."""
+
+    pieces: tuple[Piece, ...]
+    by: Literal["share", "update"] = "share"
+
+    @classmethod
+    def constant(cls, weight: float) -> "WeightCourse":
+        """Give the course of a weight that stays."""
+        return cls((Piece(weight, weight, "linear", math.inf),))
+
+    @property
+    def is_constant(self) -> bool:
+        """Tell whether it is one value throughout."""
+        return len(self.pieces) == 1 and self.pieces[0].first == self.pieces[0].last
+
+    def piece(self, update: int, share: float) -> int:
+        """Give the piece that an update belongs to; `share` of the stage lies before it."""
+        behind = update - 1 if self.by == "update" else share
+        return next((n for n, piece in enumerate(self.pieces) if behind < piece.until - 1e-9), len(self.pieces) - 1)
+
+    def at(self, update: int, share: float) -> float:
+        """Give the weight of an update; a slope is read in updates at the update's middle, in shares at its start."""
+        number = self.piece(update, share)
+        piece = self.pieces[number]
+        if piece.first == piece.last:
+            return piece.first
+        begin = self.pieces[number - 1].until if number else 0.0
+        end = min(piece.until, 1.0) if self.by == "share" else piece.until
+        behind = update - 0.5 if self.by == "update" else share
+        way = min(max((behind - begin) / (end - begin), 0.0), 1.0)
+        risen = way if piece.shape == "linear" else 0.5 * (1.0 - math.cos(math.pi * way))
+        return piece.first + (piece.last - piece.first) * risen
+
+    def rests(self, update: int, share: float) -> bool:
+        """Tell whether the weight is 0 for all of the piece that an update belongs to."""
+        piece = self.pieces[self.piece(update, share)]
+        return piece.first == piece.last == 0.0
+
+
+class Blend:
+    """The course of a stage whose weights say how much each part counts; a part that counts for nothing rests.
+
+    `parts` tells of every weight that moves which part it is of. `now` are the weights of the update that was asked
+    for last.
+    """
+
+    def __init__(self, selected: Selected, parts: Mapping[str, Part], weights: Mapping[View, WeightCourse]) -> None:
+        self.memory: dict[str, Tensor] = {}
+        self.parts = parts
+        self.weights = weights
+        self.now: dict[View, float] = {}
+        self._selected = selected
+        self._resting: frozenset[View] = frozenset()
+
+    def number(self, update: int, share: float) -> int:
+        """Count the pieces of all weights that have ended before the update."""
+        self.now = {view: course.at(update, share) for view, course in self.weights.items()}
+        self._resting = frozenset(view for view, course in self.weights.items() if course.rests(update, share))
+        return sum(course.piece(update, share) for course in self.weights.values())
+
+    def turn(self, number: int) -> Turn:
+        """Let move what belongs to a view that counts."""
+        counting = self.weights.keys() - self._resting
+        return Turn(number, self._moving({part for part, views in VIEWS_OF.items() if counting & set(views)}))
+
+    def factor(self, part: Part) -> float:
+        """Give the sum of the weights of the views that a part belongs to; the head has 1."""
+        return 1.0 if part == "head" else sum(self.now[view] for view in VIEWS_OF[part] if view in self.now)
+
+    def scheduled(self) -> frozenset[Part]:
+        """Give the parts whose factor changes over the stage."""
+        changing = {view for view, course in self.weights.items() if not course.is_constant}
+        return frozenset(part for part, views in VIEWS_OF.items() if part != "head" and changing & set(views))
+
+    def _moving(self, parts: set[Part]) -> Selected:
+        return self._selected & Selected(frozenset(name for name, part in self.parts.items() if part in parts))
+
+
+class Draws(Blend):
+    """The course of a stage whose updates each belong to one view, drawn with the weights as probabilities.
+
+    A draw holds for `every` updates. What is of no part of the drawn view rests; the head moves in all.
+    """
+
+    def __init__(
+        self,
+        selected: Selected,
+        parts: Mapping[str, Part],
+        weights: Mapping[View, WeightCourse],
+        every: int,
+        seed: int,
+    ) -> None:
+        super().__init__(selected, parts, weights)
+        self._every = every
+        self._seed = seed
+
+    def number(self, update: int, share: float) -> int:
+        """Count whole draws before the update."""
+        super().number(update, share)
+        return (update - 1) // self._every
+
+    def turn(self, number: int) -> Turn:
+        """Draw a view by the weights of now, and let move what belongs to it."""
+        views, weights = zip(*self.now.items(), strict=True)
+        bounds = np.cumsum(weights) / sum(weights)
+        drawn: View = views[int(np.searchsorted(bounds, np.random.default_rng([self._seed, number]).random(), "right"))]
+        parts: set[Part] = {part for part, belongs_to in VIEWS_OF.items() if drawn in belongs_to}
+        return Turn(number, self._moving(parts), {"view": drawn})
+
+
+@contextmanager
+def weighted(blend: Blend, optimizer: Optimizer) -> Iterator[None]:
+    """Multiply the rates of an update with the factors that change over the stage; the others are in the rates."""
+    scheduled = blend.scheduled()
+    for group in optimizer.param_groups:
+        if group["part"] in scheduled:
+            group["lr"] = group["lr"] * blend.factor(group["part"])
+    yield

@@ -1,0 +1,146 @@
+"""Joint objectives through whole runs: the staged recipe as the limiting case, resumes, micro-batches, the record."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+import tiny
+from alloytune.build import build_session
+from alloytune.data.prepare import prepare
+from alloytune.data.settings import DataSettings, SplitSettings
+from alloytune.errors import InputError
+from alloytune.recipe.read import recipe_from
+from alloytune.run import rehearse
+from flows.test_resume import weights
+from properties.carried_out import Witness, assert_same, begin, carry_out
+
+LORA = {"lora": {"rank": 2, "on": "layers[-1:] & (attention | mlp)"}}
+STEADY = {"rate": 2e-3, "schedule": "constant", "warmup": 0, "dropout": 0, "keep": "last", "clip": None}
+
+
+def joint_stage(mode: str, updates: int = 5, **more: Any) -> dict[str, Any]:
+    joint = {"mode": mode, "full": 0.5, "partial": 1, "adapter": 2, "of": "layers[-1:]"}
+    stage = {"name": "joint", "attach": LORA, "train": "all | adapter", "rate": 2e-3, "until": {"updates": updates}}
+    return {**stage, "joint": joint, **more}
+
+
+def ran(model: Path, folder: Path, *stages: dict[str, Any], stop: int | None = None, **settings: Any) -> Witness:
+    recipe = {"batch": 8, "checkpoint": "2 updates", **settings, "stages": list(stages)}
+    return carry_out(begin(recipe, model), folder, stop)
+
+
+def rows_of_distinct_lengths() -> pl.DataFrame:
+    """Make rows that a batch of all can hold in one order only."""
+    texts = [" ".join([word, *tiny.PLAIN[:n], str(n)]) for n in range(12) for word in [("good", "bad")[n % 2]]]
+    return pl.DataFrame({"text": texts, "label": [("good", "bad")[n % 2] for n in range(12)]})
+
+
+@pytest.mark.parametrize("mode", ["update", "sample"])
+def test_the_staged_recipe_is_the_case_in_which_weights_switch(tmp_path: Path, bert: Path, mode: str) -> None:
+    """Full, then partial, then adapter, with the optimizer's memory carried on: the same bytes as one joint stage."""
+    table = rows_of_distinct_lengths()
+    weights_over_time = {
+        "full": "1 until 3 updates, 0",
+        "partial": "0 until 3 updates, 1 until 5 updates, 0",
+        "adapter": "0 until 5 updates, 1",
+    }
+    joint = {
+        **joint_stage(mode, updates=9, **STEADY, evaluate="9 updates"),
+        "joint": {"mode": mode, "of": "layers[-1:]", **weights_over_time},
+    }
+    staged = [
+        {"name": "full", "attach": LORA, "train": "all", "until": {"updates": 3}},
+        {"name": "partial", "train": "layers[-1:] | head", "until": {"updates": 2}, "state": "keep"},
+        {"name": "adapter", "train": "adapter | head", "until": {"updates": 4}, "state": "keep"},
+    ]
+    ends = []
+    for name, stages in {"joint": [joint], "staged": [{**stage, **STEADY} for stage in staged]}.items():
+        recipe = recipe_from({"model": str(bert), "batch": 10, "stages": stages})
+        dataset = prepare(DataSettings(train=None, split=SplitSettings(0.2, 0.0), near_duplicates=False), table)
+        session = build_session(recipe, dataset)
+        rehearse(session)
+        ends.append(carry_out(session, tmp_path / name).weights())
+        start = session.pretrained_weights()
+    assert_same(*ends)
+    moved = {name for name, weight in ends[0].items() if name not in start or not torch.equal(weight, start[name])}
+    assert {"bert.encoder.layer.0.output.dense.weight", "bert.encoder.layer.1.output.dense.weight"} <= moved
+    assert any("lora_B" in name and ends[0][name].any() for name in moved)
+
+
+@pytest.mark.parametrize("mode", ["update", "views", "sample", "route"])
+def test_ended_and_gone_on_in_the_same_bytes(tmp_path: Path, bert: Path, mode: str) -> None:
+    """Weights on a schedule, dropout, micro-batches; ended within draws and between checkpoints, again and again."""
+    stage = joint_stage(mode, updates=8, evaluate="3 updates")
+    more: dict[str, Any] = {"views": {"kl": 0.5, "over": "pretrained"}, "sample": {"every": "3 updates"}}.get(mode, {})
+    stage["joint"] = {**stage["joint"], **more, "adapter": "0 until 25%, 0 -> 2 cosine"}
+    first = {"name": "before", "train": "all", "rate": 2e-3, "until": {"updates": 1}}
+    alone, ended = tmp_path / "alone", tmp_path / "ended"
+    ran(bert, alone, first, stage, micro_batch=3)
+    for stop in (4, 3, 4):
+        ran(bert, ended, first, stage, stop=stop, micro_batch=3)
+    ran(bert, ended, first, stage, micro_batch=3)
+    assert weights(ended) == weights(alone)
+    for name in ("scores", "turns"):
+        file = f"stages/02-joint/{name}.jsonl"
+        assert (ended / file).read_text() == (alone / file).read_text()
+    if mode == "sample":
+        assert {row["view"] for row in rows(alone, "turns")} <= {"full", "partial", "adapter"}
+    if mode == "route":
+        assert 0 <= rows(alone, "scores")[-1]["routed"] <= 1
+
+
+def rows(folder: Path, name: str, number: int = 2) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"stages/{number:02}-joint/{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("mode", ["update", "views", "sample", "route"])
+def test_micro_batches_change_nothing(tmp_path: Path, bert: Path, mode: str) -> None:
+    stage = joint_stage(mode, **STEADY)
+    if mode != "route":
+        stage |= {"rate": 1e-2, "optimizer": {"sgd": {"momentum": 0.0}}}
+    stage["joint"]["kl"] = 0.5 if mode == "views" else 0
+    ends = [ran(bert, tmp_path / str(size), stage, micro_batch=size, precision="float32").weights() for size in (8, 3)]
+    apart = torch.cat([(ends[0][name] - ends[1][name]).abs().flatten() for name in ends[0]])
+    # AdamW makes steps of gradients that are rounding alone
+    assert (apart.quantile(0.99) if mode == "route" else apart.max()) < 1e-6
+
+
+def test_movement_is_recorded_and_follows_the_weights(tmp_path: Path, bert: Path) -> None:
+    ends = {}
+    for full in (0.1, 1.0):
+        stage = joint_stage("update", **STEADY, evaluate="2 updates")
+        stage["joint"] |= {"full": full, "partial": 1.0 - 0.9 * full}
+        seen = ran(bert, tmp_path / str(full), stage)
+        last = seen.results["joint"]["movement"]
+        row, *_, final = rows(tmp_path / str(full), "scores", 1)
+        assert last == final["movement"]
+        assert row["movement"].keys() == {"full", "partial", "adapter", "head"}
+        start, end = seen.begun["joint"], seen.weights()
+        before, after = (torch.cat([w[n].flatten() for n in sorted(seen.session.state.head)]) for w in (start, end))
+        expected = (after - before).norm() / before.norm()
+        assert last["head"] == pytest.approx(float(expected), rel=1e-5)
+        ends[full] = last
+    assert ends[0.1]["full"] < 0.3 * ends[1.0]["full"]
+
+
+def test_what_no_view_weighs_is_refused(bert: Path) -> None:
+    wrong = [
+        ({"full": 1, "adapter": 1}, "layers[-1:] | adapter | head", "mode", None),
+        ({"partial": 1, "adapter": 1, "of": "layers[-1:]"}, "all | adapter", "joint", "nothing weighs"),
+        ({"full": 1, "partial": 1, "adapter": 1, "of": "layers[0]"}, "layers[-1:] | adapter", "partial", "no partial"),
+        ({"mode": "route", "full": 1, "adapter": 1}, "layers[0] | adapter", "mode", "no layer moves full"),
+        ({"mode": "views", "full": 1, "adapter": 2}, "(all - head) | adapter", "joint", "moved by two of the views"),
+    ]
+    for joint, train, path, message in wrong:
+        stage = {**joint_stage("update"), "train": train, "joint": joint}
+        if message is None:
+            begin({"stages": [stage]}, bert)
+            continue
+        with pytest.raises(InputError, match=rf"stages\[0\]\.(joint\.)?{path}.*{message}"):
+            begin({"stages": [stage]}, bert)
+    with pytest.raises(InputError, match="pissa"):
+        begin({"stages": [joint_stage("views", attach={"lora": {"pissa": True}})]}, bert)
