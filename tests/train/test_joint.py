@@ -117,7 +117,7 @@ def make_subject(folder: Path, on: str = "layers[-1:] & (attention | mlp)") -> S
         for name in roles.shapes
     }
     tokenizer = load_tokenizer(str(folder))
-    examples, _ = TASK.encode(tiny.make_table(24), tokenizer, 32)
+    examples = TASK.encode(tiny.make_table(24), tokenizer, 32).examples
     series = Updates(examples, 8, 3, 5, partial(TASK.collate, tokenizer=tokenizer)).after(0)
     return Subject(state, bare.model, [next(series) for _ in range(NUM_UPDATES)], parts)
 
