@@ -75,7 +75,8 @@ class Router:
         spread = v.sqrt().mul_(second**-0.5).add_(group["eps"])
         descent = (m / spread).flatten() @ m.flatten() / first**2
         prior = self._blend.factor(self._blend.parts[name])
-        return descent * (prior * float(group["lr"]))
+        scored: Tensor = descent * (prior * float(group["lr"]))
+        return scored
 
 
 def _homes(optimizer: Optimizer) -> _Homes:
