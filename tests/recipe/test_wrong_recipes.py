@@ -112,6 +112,9 @@ def test_one_mistake_is_not_told_twice(text: str, paths: list[str], tmp_path: Pa
         "[{name: low, lora: {on: attention}}, {name: high, lora: {on: mlp, pissa: true}}]}, "
         "{name: b, train: adapter, merge: low, attach: {name: new, ia3: {}, stack: true}}, "
         "{name: c, train: head, drop: new, merge: high}]",
+        "[{name: a, attach: {lora: {}}, train: layers | adapter, optimizer: sgd, joint: {mode: views, full: 0.2, "
+        "adapter: '0 -> 1 cosine'}}, {name: b, train: layers | adapter, joint: {mode: views, full: 1, adapter: 1}}, "
+        "{name: c, train: all | adapter, joint: {mode: sample, full: 2, adapter: 2}, r_drop: 1, optimizer: lion}]",
         "[{name: a, train: adapter, attach: {folder: somewhere}}, {name: b, train: all, merge: folder}]",
         "[{name: a, train: adapter, rate: 1, attach: {vera: {}}}, "
         "{name: b, train: adapter, rate: 1, merge: true, attach: {oft: {}}}]",

@@ -689,4 +689,122 @@ TURNS = {
     ),
 }
 
-ALL = {**SYNTAX, **KEYS, **VALUES, **RULES, **PACE, **COMBINING, **UNTIL, **CHOICES, **TURNS}
+
+def joint(line: str, rest: str = "", train: str = "all | adapter") -> str:
+    """A recipe of one stage with an adapter and a joint objective."""
+    return (
+        f"stages:\n  - name: only\n    attach: {{lora: {{}}}}\n    train: {train}\n    rate: 1e-4\n"
+        f"    joint: {line}\n{rest}"
+    )
+
+
+JOINT = {
+    "one weight": Wrong(joint("▲{full: 1}", train="all"), "stages[0].joint", ("only 'full' has a weight", "two of")),
+    "no weight": Wrong(joint("▲{mode: update}", train="all"), "stages[0].joint", ("no weight is given",)),
+    "a weight of nothing": Wrong(joint("{full: ▲0, adapter: 1}"), "stages[0].joint.full", ("leave 'full' out",)),
+    "a weight below 0": Wrong(joint("{full: ▲-1, adapter: 1}"), "stages[0].joint.full", ("-1", "such as 0.3")),
+    "a weight in words": Wrong(joint("{full: ▲half, adapter: 1}"), "stages[0].joint.full", ("'half' is not a weight",)),
+    "a course without ends": Wrong(
+        joint('{full: ▲"1, 0", adapter: 1}'), "stages[0].joint.full", ("every piece but the last", "until")
+    ),
+    "a course that goes back": Wrong(
+        joint('{full: ▲"1 until 40%, 2 until 30%, 0", adapter: 1}'), "stages[0].joint.full", ("do not rise",)
+    ),
+    "a course in two units": Wrong(
+        joint('{full: ▲"1 until 40%, 2 until 30 updates, 0", adapter: 1}'), "stages[0].joint.full", ("several units",)
+    ),
+    "a slope without end": Wrong(
+        joint('{full: ▲"1 until 30 updates, 1 -> 0", adapter: 1}'), "stages[0].joint.full", ("no end in updates",)
+    ),
+    "a course in minutes": Wrong(
+        joint('{full: ▲"1 until 3 minutes, 0", adapter: 1}'), "stages[0].joint.full", ("'3 minutes'", "is not an end")
+    ),
+    "a course beyond the stage": Wrong(
+        joint('{full: ▲"1 until 140%, 0", adapter: 1}'), "stages[0].joint.full", ("'140%'", "not within the stage")
+    ),
+    "partial of what": Wrong(
+        joint("▲{full: 1, partial: 1, adapter: 1}"), "stages[0].joint.of", ("'of' is missing", "layers[-2:]")
+    ),
+    "of without partial": Wrong(
+        joint("{full: 1, adapter: 1, ▲of: mlp}"), "stages[0].joint.of", ("`partial` has no weight",)
+    ),
+    "partial head": Wrong(
+        joint("{full: 1, partial: 1, adapter: 1, of: ▲mlp | head}"), "stages[0].joint.of", ("no part of the base",)
+    ),
+    "partial elements": Wrong(
+        joint("{full: 1, partial: 1, adapter: 1, of: ▲'random(1%, by=element)'}"),
+        "stages[0].joint.of",
+        ("chooses single elements", "write by=tensor"),
+    ),
+    "draws in update": Wrong(
+        joint("{full: 1, adapter: 1, ▲every: 1 epoch}"), "stages[0].joint.every", ("for mode sample", "this is update")
+    ),
+    "divergence in sample": Wrong(
+        joint("{mode: sample, full: 1, adapter: 1, ▲kl: 1}"), "stages[0].joint.kl", ("for mode views",)
+    ),
+    "over what": Wrong(
+        joint("{mode: views, full: 1, adapter: 1, ▲over: pretrained}"), "stages[0].joint.over", ("partial view",)
+    ),
+    "no adapter moves": Wrong(
+        joint("{full: 1, ▲adapter: 1, partial: 1, of: mlp}", train="all"),
+        "stages[0].joint.adapter",
+        ("moves no adapter",),
+    ),
+    "adapters without a weight": Wrong(
+        joint("{full: 1, partial: 1, of: mlp}").replace("    joint", "    ▲joint"),
+        "stages[0].joint",
+        ("nothing weighs them",),
+    ),
+    "routing between two of a kind": Wrong(
+        joint("▲{mode: route, full: 1, partial: 1, of: mlp}", train="all"),
+        "stages[0].joint",
+        ("route chooses between",),
+    ),
+    "routing without Adam": Wrong(
+        joint("{mode: route, full: 1, adapter: 1}", "    optimizer: ▲sgd\n"),
+        "stages[0].optimizer",
+        ("memory of adamw",),
+    ),
+    "schedule-free draws": Wrong(
+        joint("{mode: sample, full: 1, adapter: 1}", "    optimizer: ▲schedule_free\n"),
+        "stages[0].optimizer",
+        ("two values of a weight",),
+    ),
+    "schedule-free rests": Wrong(
+        joint('{full: "1 until 50%, 0", adapter: 1}', "    optimizer: ▲schedule_free\n"),
+        "stages[0].optimizer",
+        ("some rest before",),
+    ),
+    "views of two passes": Wrong(
+        joint("{mode: views, full: 1, adapter: 1}", "    ▲r_drop: 1\n"),
+        "stages[0].r_drop",
+        ("mode views takes several",),
+    ),
+    "operations of views": Wrong(
+        joint("{mode: views, full: 1, adapter: 1}", "    until: {▲flops: 1e12}\n"),
+        "stages[0].until.flops",
+        ("operations of one pass",),
+    ),
+    "joint and unfreezing": Wrong(
+        joint("{full: 1, adapter: 1}", "    unfreeze: {}\n").replace("    joint", "    ▲joint"),
+        "stages[0].joint",
+        ("`unfreeze`", "what moves when"),
+    ),
+    "a common factor of priors": Wrong(
+        joint("{mode: route, full: 2, adapter: 2}").replace("    joint", "    ▲joint"),
+        "stages[0].joint",
+        ("all weights are 2", "only their ratios count"),
+    ),
+    "a common factor under Adam": Wrong(
+        joint("{mode: views, full: 2, adapter: 2}").replace("    joint", "    ▲joint"),
+        "stages[0].joint",
+        ("only their ratios count",),
+    ),
+    "exclusive weights under Adam": Wrong(
+        joint("{mode: views, full: 0.2, adapter: 1}", train="layers | adapter").replace("    joint", "    ▲joint"),
+        "stages[0].joint",
+        ("no weights are moved by two of the views", "adamw divides"),
+    ),
+}
+
+ALL = {**SYNTAX, **KEYS, **VALUES, **RULES, **PACE, **COMBINING, **UNTIL, **CHOICES, **TURNS, **JOINT}

@@ -191,6 +191,23 @@ key's own name. The first metric is what counts where nothing is said; of those 
 {rows}
 """
 
+JOINT = """\
+## Joint objectives
+
+`joint` trains full, partial and adapter weights at once: alpha L_full + beta L_partial + gamma L_adapter, where the
+modes say what the weights are weights of. [joint.md](joint.md) says why, and when to use which.
+
+| write | for |
+|---|---|
+| `joint: {mode: update, full: 0.3, partial: 0.7, adapter: 1, of: layers[-2:]}` | factors of the rates |
+| `joint: {mode: views, full: 0.5, adapter: 1, kl: 0.1}` | losses of the base alone and of the adapter over it |
+| `joint: {mode: sample, full: 1, partial: 1, adapter: 2, of: layers[-2:], every: 20 updates}` | how often each learns |
+| `joint: {mode: route, full: 1, adapter: 0.5}` | the better side of each layer; the weights are priors |
+
+A weight is a number or a course over the stage: `0 -> 1 cosine`, `1 -> 0` (a straight line), or pieces that each hold
+until a share of the stage or an update: `1 until 40%, 1 -> 0 until 60%, 0`. What counts for nothing rests.
+"""
+
 INTERVALS = """\
 ## Intervals
 
@@ -216,6 +233,7 @@ def reference() -> str:
             _scores(),
             OVER_TIME,
             ADAPTERS,
+            JOINT,
             _otherwise(made),
             COMBINING,
             INTERVALS,
