@@ -31,7 +31,7 @@ data: {{train: {train}, split: {{validation: 20%, test: 20%}}}}
 batch: 8
 stages:
   - name: full
-    train: all
+    {stage}
     rate: 1e-2
     until: {{epochs: 3}}
     accept: {{gain: 0.1 SE, metric: loss}}
@@ -44,7 +44,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def train(command: Command, place: Path, bert: Path, task: str, table: pl.DataFrame) -> dict[str, Any]:
+def train(
+    command: Command, place: Path, bert: Path, task: str, table: pl.DataFrame, stage: str = "train: all"
+) -> dict[str, Any]:
     """Train, look at it, predict and evaluate; give the results and the predictions."""
     file = "table.jsonl"
     table.write_ndjson(place / file)
@@ -53,7 +55,7 @@ def train(command: Command, place: Path, bert: Path, task: str, table: pl.DataFr
         rows = zip(map(json.loads, table["tokens"]), map(json.loads, table["tags"]), strict=True)
         pairs = ["\n".join(map("\t".join, zip(tokens, tags, strict=True))) for tokens, tags in rows]
         (place / file).write_text("\n\n".join(pairs) + "\n", encoding="utf-8")
-    (place / "recipe.yaml").write_text(RECIPE.format(model=bert, task=task, train=file))
+    (place / "recipe.yaml").write_text(RECIPE.format(model=bert, task=task, train=file, stage=stage))
     done = command("train", "recipe.yaml", "--output", "run")
     assert done.code == 0, done.err
     metrics = TASKS[json.loads((place / "run/resolved.json").read_text())["task"] if ":" not in task else "multilabel"]
@@ -87,7 +89,9 @@ def test_multilabel(command: Command, place: Path, bert: Path) -> None:
 
 
 def test_regression(command: Command, place: Path, bert: Path) -> None:
-    results = train(command, place, bert, "regression", TABLES["regression"](120))
+    stage = "attach: {lora: {}}\n    train: adapter | head"
+    results = train(command, place, bert, "regression", TABLES["regression"](120), stage)
+    assert results["saved"] == ["adapter", "model"]
     assert results["learned"]["mean"] == pytest.approx(115, abs=5)
     out = pl.read_ndjson(place / "out.jsonl")
     model = AutoModelForSequenceClassification.from_pretrained(place / "run/model").eval()
