@@ -1,12 +1,15 @@
 """Tables to test with."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from alloytune.data.prepare import Dataset, prepare
 from alloytune.data.settings import DataSettings
 from alloytune.tasks.classification import Classification
+from alloytune.tasks.task import Task
 
 SPLITS = ("train", "validation", "test")
 WORDS = ("river", "stone", "market", "window", "garden", "silver", "thunder", "paper")
@@ -44,3 +47,9 @@ def write(path: Path, rows: pl.DataFrame) -> Path:
 def all_rows(dataset: Dataset) -> pl.DataFrame:
     """Give the rows of all splits in one table."""
     return pl.concat([getattr(dataset, split).with_columns(split=pl.lit(split)) for split in SPLITS])
+
+
+def with_answers(task: type[Task], settings: Mapping[str, Any], given: pl.DataFrame) -> Dataset:
+    """Prepare a table for a task, its columns under the task's own names."""
+    rules = task.rules(settings, given.columns)
+    return prepare(DataSettings(None, columns={name: name for name in given.columns}, rules=rules), given)

@@ -7,9 +7,10 @@ import pytest
 
 from alloytune.recipe import shape
 from alloytune.recipe.nearest import REMARKS, SYNONYMS, unknown_key
-from alloytune.recipe.read import recipe_from
+from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.recipe.schema import DOCS, documents
 from alloytune.recipe.shipped import shipped_names
+from alloytune.recipe.tasks import TASKS
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.yaml_text import load
 
@@ -74,3 +75,15 @@ def test_the_recipe_of_the_readme_reads() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     assert [stage.name for stage in recipe_from(load(example, "README.md")[0]).stages] == ["full", "partial", "adapter"]
+
+
+@pytest.mark.parametrize("example", sorted((DOCS.parent / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_read(example: Path) -> None:
+    assert read_recipe(example).recipe.about
+
+
+def test_every_task_has_an_example_on_its_page() -> None:
+    page = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    examples = [load(text, "page")[0] for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert {recipe_from(example).task_name for example in examples} == set(TASKS)
+    assert [heading for heading in re.findall(r"^## (.*)$", page, re.MULTILINE) if heading not in TASKS] == []

@@ -9,7 +9,15 @@ from alloytune.recipe.read import read_recipe
 from recipe.wrong_recipes import ALL, Wrong
 
 # The wording of pydantic, Python and ruamel, which should not reach the user.
-FOREIGN = ("Input should", "Extra inputs", "valid dictionary", "instance of", "Value error", "block mapping", "token")
+FOREIGN = (
+    "Input should",
+    "Extra inputs",
+    "valid dictionary",
+    "instance of",
+    "Value error",
+    "block mapping",
+    "any token",
+)
 
 
 def problems_of(path: Path, text: str) -> list[Problem]:

@@ -147,6 +147,38 @@ VALUES = {
         "task.classification.weights",
         ("did you mean 'class_weights'?",),
     ),
+    "label of tagging": Wrong(
+        top("task: tagging\ndata: {▲label: mood}"), "data.label", ("tagging has no column 'label'", "tokens, tags")
+    ),
+    "tokens of classification": Wrong(
+        top("data: {▲tokens: words}"), "data.tokens", ("no column 'tokens'", "text, label and where wanted text_pair")
+    ),
+    "tokens and text": Wrong(
+        top("task: tagging\ndata: {▲tokens: a, text: b}"), "data.tokens", ("do not go together", "or text, spans")
+    ),
+    "metric of another task": Wrong(
+        top("task: regression\nmetric: ▲accuracy"), "metric", ("no metric of regression", "there are r2, mae")
+    ),
+    "score of another task": Wrong(
+        "task: regression\n" + stage("until: {epochs: 1, score: {▲f1: 0.9}}"),
+        "stages[0].until.score.f1",
+        ("there are r2",),
+    ),
+    "accept by another task's metric": Wrong(
+        "task: tagging\n" + stage("accept: {metric: ▲r2}"), "stages[0].accept.metric", ("no metric of tagging",)
+    ),
+    "R2 above 1": Wrong(
+        "task: regression\n" + stage("until: {epochs: 1, score: ▲2}"), "stages[0].until.score", ("2", "at most 1")
+    ),
+    "stratified numbers": Wrong(
+        top("task: regression\ndata: {split: {stratify: ▲true}}"), "data.split.stratify", ("no single label",)
+    ),
+    "smoothed numbers": Wrong(
+        "task: regression\n" + stage("▲label_smoothing: 0.1"), "stages[0].label_smoothing", ("regression", "remove it")
+    ),
+    "R-Drop of sets": Wrong("task: multilabel\n" + stage("▲r_drop: 1"), "stages[0].r_drop", ("multilabel",)),
+    "two tasks": Wrong(top("task: ▲{tagging: {}, regression: {}}"), "task", ("regression and tagging", "exactly one")),
+    "threshold": Wrong(top("task: {multilabel: {threshold: ▲1.5}}"), "task.multilabel.threshold", ("1.5", "below 1")),
     "class weights in words": Wrong(
         top("task: {classification: {class_weights: ▲balance}}"),
         "task.classification.class_weights",

@@ -93,6 +93,9 @@ def _num_positions(model: PreTrainedModel) -> int:
 def _task_config(source: str, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]) -> Any:
     """Read a model's config with what the task sets in it, and with the padding that the tokenizer does."""
     settings = AutoConfig.from_pretrained(source, trust_remote_code=False, **config)
+    for key, value in config.items():
+        if not hasattr(settings, key):  # what transformers does not know of, and so has passed over
+            setattr(settings, key, value)
     text = settings.get_text_config()
     if text.pad_token_id != tokenizer.pad_token_id:  # decoders find the last token of a text by it
         text.pad_token_id = tokenizer.pad_token_id

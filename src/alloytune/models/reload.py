@@ -26,8 +26,10 @@ def load_folder(
         base = auto.from_pretrained(folders["base"], dtype=torch.float32)
     else:  # the pretrained model knows nothing of this task: not its labels, sometimes not how it is padded
         padding = transformers.AutoTokenizer.from_pretrained(adapter).pad_token_id
+        own = transformers.AutoConfig.from_pretrained(source)
+        known = {key: value for key, value in config.items() if hasattr(own, key)}
         base = auto.from_pretrained(
-            source, dtype=torch.float32, ignore_mismatched_sizes=True, pad_token_id=padding, **config
+            source, dtype=torch.float32, ignore_mismatched_sizes=True, pad_token_id=padding, **known
         )
     return put_adapters(base, adapter, names)
 

@@ -36,9 +36,13 @@ class Tagged:
 
 @dataclass(frozen=True)
 class Tagging:
-    """A tag for every word; the loss is cross-entropy at the first token of each. `labels` are the tags."""
+    """A tag for every word; the loss is cross-entropy at the first token of each. `labels` are the tags.
+
+    Where `of_spans`, rows are texts with spans of characters, not tokens with tags.
+    """
 
     labels: tuple[str, ...]
+    of_spans: bool = False
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
     pipeline: ClassVar[str] = "token-classification"
     tunes: ClassVar[bool] = False
@@ -61,12 +65,13 @@ class Tagging:
         """Learn the tags: O first, then for each type those that there are, B- and I- in any case."""
         tags = {tag for sentence in read_sentences(train) for tag in sentence.tags or ()} - {OUTSIDE}
         whole = tags | {f"{start}-{tag[2:]}" for tag in tags for start in "BI"}
-        return cls((OUTSIDE, *sorted(whole, key=lambda tag: (sort_naturally([tag[2:]]), tag[0]))))
+        ordered = sorted(whole, key=lambda tag: (tag[2:], tag[0]))
+        return cls((OUTSIDE, *ordered), "spans" in train.columns)
 
     @classmethod
     def recall(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Self:
         """Take the tags as they were learned."""
-        return cls(tuple(learned["labels"]))
+        return cls(tuple(learned["labels"]), learned["of_spans"])
 
     @classmethod
     def blank(cls) -> Self:
@@ -75,8 +80,8 @@ class Tagging:
 
     @property
     def learned(self) -> dict[str, Any]:
-        """Give the tags."""
-        return {"labels": list(self.labels)}
+        """Give the tags, and what they are of."""
+        return {"labels": list(self.labels), "of_spans": self.of_spans}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -194,12 +199,11 @@ class Tagging:
     def table(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> pl.DataFrame:
         """Give the column `tags`, a JSON list with a tag for every token, or `spans` where texts were given."""
         cells: list[Any] = [self._tags(logits, example) for logits, example in zip(answers, examples, strict=True)]
-        of_texts = any(example.target.sentence.offsets for example in examples)
-        if of_texts:
+        if self.of_spans:
             offsets = [example.target.sentence.offsets for example in examples]
             cells = [spans_of_tags(tags, own) for tags, own in zip(cells, offsets, strict=True)]
         written = [json.dumps(cell, ensure_ascii=False) for cell in cells]
-        return pl.DataFrame({"spans" if of_texts else "tags": pl.Series(written, dtype=pl.String)})
+        return pl.DataFrame({"spans" if self.of_spans else "tags": pl.Series(written, dtype=pl.String)})
 
     def _require_known(self, sentences: Sequence[Sentence]) -> None:
         unknown = {tag for sentence in sentences for tag in sentence.tags or ()} - set(self.labels)

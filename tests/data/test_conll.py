@@ -1,0 +1,38 @@
+"""CoNLL-style files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alloytune.data.read import read_table
+from alloytune.errors import InputError
+
+TEXT = """-DOCSTART- -X- O
+
+# id = 7
+EU\tNNP\tB-ORG
+rejects\tVBZ\tO
+
+# O
+1 O
+"""
+
+
+def test_sentences_are_rows(tmp_path: Path) -> None:
+    file = tmp_path / "train.conll"
+    file.write_text(TEXT, encoding="utf-8")
+    table = read_table(file)
+    assert [json.loads(cell) for cell in table["tokens"]] == [["EU", "rejects"], ["#", "1"]]
+    assert [json.loads(cell) for cell in table["tags"]] == [["B-ORG", "O"], ["O", "O"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("EU B-ORG\nrejects\n", "line 2 has no tag: 'rejects'"), ("\n\n# nothing\n", "there are no rows")],
+)
+def test_what_is_no_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "train.bio"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_table(file)
