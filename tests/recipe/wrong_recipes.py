@@ -548,6 +548,22 @@ CHOICES = {
         ("before it is attached", "earlier stage"),
     ),
     "score for nothing": Wrong(stage("▲score: {batches: 4}"), "stages[0].score", ("asks for a score",)),
+    "changes after no stage": Wrong(
+        "stages:\n  - {name: full, train: all}\n"
+        '  - {name: some, train: "top(weight_change, 5%)", score: {after: ▲ful}}\n',
+        "stages[1].score.after",
+        ("'ful' is no earlier stage", "did you mean 'full'?"),
+    ),
+    "changes after the stage itself": Wrong(
+        train("top(weight_change, 5%)", "    score: {after: ▲full}\n"),
+        "stages[0].score.after",
+        ("no earlier stage", "the first stage"),
+    ),
+    "changes that nothing looks at": Wrong(
+        'stages:\n  - {name: full, train: all}\n  - {name: some, train: "top(rgn, 5%)", score: {▲after: full}}\n',
+        "stages[1].score.after",
+        ("for weight_change", "remove it"),
+    ),
     "score over one batch": Wrong(
         train("top(snr, 25%)", "    score: {batches: ▲1}\n"), "stages[0].score.batches", ("at least 2",)
     ),

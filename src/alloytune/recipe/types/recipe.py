@@ -19,7 +19,7 @@ class Repeat(Part):
     times: int = Field(ge=1, le=100, description="How often.")
     stages: list[Stage] = Field(
         min_length=1,
-        description="The stages of the block; a stage named in `combine` is that of the same round.",
+        description="The stages of the block; a stage named in `combine` or `score` is that of the same round.",
     )
 
 
