@@ -92,7 +92,7 @@ def adapted(weights: Weights, adapter: str = "lora") -> set[str]:
 
 
 def is_adapter(name: str) -> bool:
-    return any(word in name for word in ("lora_", "bottleneck", "adapter"))
+    return any(word in name for word in ("lora_", "bottleneck", "prefix_", "adapter"))
 
 
 def body_of(names: set[str]) -> set[str]:
@@ -385,3 +385,21 @@ def test_lt_sft(ran: Callable[[str], Ran]) -> None:
     assert not (moved & ~chosen).any()
     assert int(moved.sum()) > 0.9 * int(chosen.sum())
     assert it.changed("sparse") - it.role("layers") == it.role("head")
+
+
+@pytest.mark.parametrize("name", ["mam-like", "unipelt-like"])
+def test_several_kinds_at_once(ran: Callable[[str], Ran], name: str) -> None:
+    it = ran(name)
+    after = it.after("adapter")
+    new = {name: tuple(weight.shape) for name, weight in after.items() if name not in it.pretrained}
+    length, width = (30, 8) if name == "mam-like" else (10, 1)
+    source = 32 if name == "mam-like" else 16  # beside the layer on its input, or on its output
+    prefixes = {path: shape for path, shape in new.items() if "prefix_key" in path or "prefix_value" in path}
+    assert (len(prefixes), set(prefixes.values())) == (4, {(length, 16)})
+    downs = [shape for path, shape in new.items() if path.endswith("bottleneck_down.bottleneck.weight")]
+    assert downs == [(width, source)] * 2
+    low = {path.rpartition(".")[0].split(".")[-2] for path in adapted(after)}
+    gates = [path for path in new if "_gate" in path]
+    assert (low, len(gates)) == ((set(), 0) if name == "mam-like" else ({"self"}, 4))
+    assert len(adapted(after)) == (0 if name == "mam-like" else 4)
+    assert it.changed("adapter") == body_of(it.moving("adapter")) == it.role("head")

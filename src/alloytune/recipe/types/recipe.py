@@ -32,10 +32,20 @@ class Repetition(Part):
 # Keys of a stage that mean something without training; all others would be ignored.
 
 
+Purpose = Literal["baseline", "quality", "economy", "compact", "robustness"]
+
+
 class RecipeHead(Part):
     """All of a recipe but its stages."""
 
     about: str | None = Field(None, description="What the recipe does and when to use it.")
+    purpose: Purpose | None = Field(
+        None,
+        description=(
+            "What the recipe is for, by which `alloytune recipes` groups it: a baseline to begin with, quality, "
+            "economy of time and memory, a compact result beside the base model, or robustness."
+        ),
+    )
     model: str | None = Field(
         None, description="Hub id, folder, or package:NAME/PATH for a model inside an installed package."
     )
