@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tiny
+from alloytune.errors import InputError
 from alloytune.models.combine import mix
 from alloytune.models.roles import Roles
 from alloytune.recipe.shipped import shipped_names, shipped_text
@@ -104,6 +105,16 @@ def test_all_are_looked_at() -> None:
     text = Path(__file__).read_text()
     older = {"bottleneck", "full", "head", "hybrid", "last-layers", "lora"}
     assert [name for name in shipped_names() if name not in older and f'"{name}"' not in text] == []
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_each_suits_a_decoder(name: str, llama: Path) -> None:
+    recipe, _ = load(shipped_text(name), name)
+    if name == "bitfit":
+        with pytest.raises(InputError, match="'bias' matches nothing in this model"):
+            begin({**recipe, "batch": 8}, llama)
+    else:
+        begin({**recipe, "batch": 8}, llama)
 
 
 def test_dora(ran: Callable[[str], Ran]) -> None:

@@ -30,8 +30,9 @@ PAGE = f"""\
 
 `alloytune train NAME --model MODEL --data TABLE` runs one; `alloytune recipes NAME > mine.yaml` gives a file to change.
 *Moves* is the most that moves at one time, *cost* the floating-point operations of training as a part of those of
-`full`, both counted on {MEASURED_ON} by `benchmarks/recipes.py`: with the search for a rate and the scores that a
-recipe measures, without evaluations, and as if no stage ended early. Every rate is searched for (`rate: auto`).
+`full`, both counted on {MEASURED_ON} and 1,000 rows by `benchmarks/recipes.py`: with the search for a rate and with the
+scores that a recipe measures (which weigh less where there are more rows), without evaluations, and as if no stage
+ended early. Every rate is searched for (`rate: auto`).
 What they reach: [results.md](results.md). The keys: [recipe-reference.md](recipe-reference.md).
 """
 
