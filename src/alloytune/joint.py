@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alloytune.errors import InputError
 from alloytune.models.adapters import adapted_layers
-from alloytune.models.prefix import layers_before_adapters
+from alloytune.models.replay import layers_before_adapters
 from alloytune.models.roles import Roles
 from alloytune.models.weights import Weights, copy_weights, named_weights
 from alloytune.pace import make_stage_loss

@@ -18,7 +18,7 @@ from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.roles import Roles
 from alloytune.models.source import locate
 from alloytune.models.state import ModelState
-from alloytune.models.weights import named_weights
+from alloytune.models.weights import Weights, named_weights
 from alloytune.selected import Selected, Shapes
 from alloytune.selection import candidates, nearest, select
 from alloytune.tasks.task import find_task
@@ -103,13 +103,16 @@ class Measures:
         return cls(saved.state["seed"], saved.state["scores"], masks)
 
 
-def measure_stage(session: Session, number: int) -> Measures:
-    """Measure what the selections and rates of a stage ask for, on the model as it is; no weight moves."""
+def measure_stage(session: Session, number: int, changed: Weights | None = None) -> Measures:
+    """Measure what the selections and rates of a stage ask for, on the model as it is; no weight moves.
+
+    `changed` are the weights that weight_change looks at, where they are not the model's.
+    """
     stage, roles = session.recipe.stages[number], session.state.roles()
     wanted = Wanted.of(build.selections(stage, number), roles)
     if scaled := build.scale(stage):
         wanted.tensors.setdefault(scaled, set()).update(roles.members["all"])
-    return _measure(session, number, wanted)
+    return _measure(session, number, wanted, changed=changed)
 
 
 def measure_turn(session: Session, number: int, choose: str, roles: Roles, turn: int) -> Measures:
@@ -118,7 +121,9 @@ def measure_turn(session: Session, number: int, choose: str, roles: Roles, turn:
     return _measure(session, number, wanted, turn)
 
 
-def _measure(session: Session, number: int, wanted: "Wanted", turn: int = 0) -> Measures:
+def _measure(
+    session: Session, number: int, wanted: "Wanted", turn: int = 0, changed: Weights | None = None
+) -> Measures:
     stage = session.recipe.stages[number]
     seed = build.derive_seed(session.recipe.seed, number, _MEASURING)
     updates = build.build_updates(session, number, _MEASURING)
@@ -131,7 +136,7 @@ def _measure(session: Session, number: int, wanted: "Wanted", turn: int = 0) -> 
     def pretrained() -> Mapping[str, Tensor]:
         return {name: weight.to(session.machine.device) for name, weight in session.pretrained_weights().items()}
 
-    measures = measure(wanted, session.state.model, seed, gradients, pretrained, stage.score.rank)
+    measures = measure(wanted, session.state.model, seed, gradients, pretrained, stage.score.rank, changed or {})
     return replace(measures, turn=turn)
 
 
@@ -166,6 +171,7 @@ def measure(
     gradients: Callable[[frozenset[str]], Mapping[str, Gradient]],
     pretrained: Callable[[], Mapping[str, Tensor]],
     rank: int,
+    changed: Weights,
 ) -> Measures:
     """Measure what is wanted; gradients and pretrained weights are asked for only where a score needs them."""
     by_gradient, by_change = (wanted.names(scores) for scores in (OF_GRADIENTS, OF_CHANGE))
@@ -175,7 +181,7 @@ def measure(
         raise InputError("weight_change", f"{added[0]} was not there before", "choose of pretrained weights")
     with torch.no_grad():
         facts = {
-            name: Facts(weight.detach(), found.get(name), before.get(name), rank)
+            name: Facts(weight.detach(), found.get(name), before.get(name), rank, changed.get(name))
             for name, weight in named_weights(model).items()
         }
         tensors = {score: _scores(score, names, facts) for score, names in wanted.tensors.items()}
@@ -199,7 +205,7 @@ def select_of_model(name: str, text: str, seed: int, task_name: str = "classific
     source, task = locate(name), find_task(task_name).blank()
     model, fresh = load_model(task.auto_class, source, load_tokenizer(source), seed, **task.config)
     found = ModelState(model, fresh).roles()
-    measures = measure(Wanted.of({"selection": text}, found), model, seed, refuse, lambda: refuse(frozenset()), 1)
+    measures = measure(Wanted.of({"selection": text}, found), model, seed, refuse, lambda: refuse(frozenset()), 1, {})
     return found, select(text, found, "selection", measures)
 
 

@@ -38,6 +38,13 @@ def kept_weights(stage: StageFolder) -> Weights:
     return dict(kept_checkpoint(stage).tensors["weights"])
 
 
+def weights_after(folder: RunFolder, session: Session, name: str) -> Weights:
+    """Give every weight of the model as it stood after an earlier stage, on the machine's device."""
+    number = _place(name, session, kept := kept_stages(folder, session))
+    weights = {**session.pretrained_weights(), **({} if number is None else kept_weights(kept[number]))}
+    return {name: weight.to(session.machine.device) for name, weight in weights.items()}
+
+
 def names_combined(session: Session, number: int, chooser: Chooser) -> frozenset[str]:
     """Give the weights that a stage combines, of those that have moved."""
     of = build.build_combined(session, number, chooser)
@@ -68,19 +75,15 @@ def combine_snapshots(
 
 
 def _read(folder: RunFolder, session: Session, number: int, named: Iterable[str], here: Weights) -> dict[str, Weights]:
-    """Read the weights of `here` from every snapshot that is named; equal snapshots count once.
-
-    A stage that was not kept left the model of the kept one before it.
-    """
-    numbers = {stage.name: n for n, stage in enumerate(session.recipe.stages)}
+    """Read the weights of `here` from every snapshot that is named; equal snapshots count once."""
     kept = kept_stages(folder, session)
     sources: dict[str, Weights] = {}
     seen: set[int | None] = set()
     for name in named:
-        if numbers.get(name) == number:
+        if name == session.recipe.stages[number].name:
             sources[name] = here
             continue
-        place = None if name == PRETRAINED else max((n for n in kept if n <= numbers[name]), default=None)
+        place = None if name == PRETRAINED else _place(name, session, kept)
         if place not in seen:
             seen.add(place)
             sources[name] = {} if place is None else kept_weights(kept[place])
@@ -90,3 +93,9 @@ def _read(folder: RunFolder, session: Session, number: int, named: Iterable[str]
     for name, weights in sources.items():
         require_alike(weights, here, name, f"stages[{number}].combine")
     return {name: {weight: weights[weight] for weight in here} for name, weights in sources.items()}
+
+
+def _place(name: str, session: Session, kept: Iterable[int]) -> int | None:
+    """Give the stage that left the model as it stood after the named one: itself, or the last kept before it."""
+    numbers = {stage.name: number for number, stage in enumerate(session.recipe.stages)}
+    return max((number for number in kept if number <= numbers[name]), default=None)

@@ -23,7 +23,7 @@ from alloytune.recipe.types.choosing import ByTurns
 from alloytune.recipe.types.stage import Stage
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder, StageFolder
-from alloytune.snapshots import combine_snapshots, kept_checkpoint, kept_stages, names_combined
+from alloytune.snapshots import combine_snapshots, kept_checkpoint, kept_stages, names_combined, weights_after
 from alloytune.tasks.task import Scores
 from alloytune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alloytune.train.loop import Step
@@ -312,7 +312,9 @@ def measures_of(session: Session, number: int, folder: StageFolder | None) -> Me
         raise InputError(
             str(folder.measures), "the stage's scores are damaged", f"delete {folder.path}, then resume: it trains anew"
         )
-    measures = measure_stage(session, number)
+    after = session.recipe.stages[number].score.after
+    changed = weights_after(folder.run, session, after) if folder and after else None
+    measures = measure_stage(session, number, changed)
     if folder and measures.tensors:
         measures.save(folder.measures)
     return measures

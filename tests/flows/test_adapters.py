@@ -34,13 +34,14 @@ ONE = {
     "oft": {"oft": {"block": 4}},
     "shira": {"shira": {"rank": 2}},
     "bottleneck": {"bottleneck": {"reduction": 4}},
+    "prefix": {"prefix": {"length": 3}},
     "several": [
         {"lora": {"rank": 2, "on": "attention"}},
         {"name": "high", "lora": {"rank": 4, "pissa": True, "on": "mlp"}},
         {"ia3": {}, "stack": True},
     ],
 }
-CANNOT_MERGE = {"bottleneck"}
+CANNOT_MERGE = {"bottleneck", "prefix"}
 
 
 class Stopped(Exception):  # noqa: N818 - stands for a kill

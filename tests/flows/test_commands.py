@@ -15,7 +15,9 @@ from rich.console import Console
 import tiny
 from alloytune.cli.main import console, main
 from alloytune.cli.progress import Terminal
-from alloytune.recipe.shipped import shipped_names, shipped_summary
+from alloytune.recipe.read import read_recipe, recipe_from
+from alloytune.recipe.shipped import shipped_names
+from alloytune.recipe.yaml_text import load
 from alloytune.record.folder import RunFolder
 
 
@@ -173,12 +175,21 @@ def test_roles_of_a_model(command: Command, bert: Path, gpt2: Path) -> None:
     assert "'layers[7]' matches nothing" in refused.err
 
 
-def test_recipes_lists_and_prints(command: Command) -> None:
-    listed = command("recipes")
-    rows = listed.out.strip().splitlines()
-    assert [row.split()[0] for row in rows[-len(shipped_names()) :]] == list(shipped_names())
-    assert all(len(shipped_summary(name)) <= 100 for name in shipped_names())  # one line each
-    assert "stages:" in command("recipes", "hybrid").out
+def test_recipes_lists_and_prints(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "mine").mkdir()
+    (place / "mine" / "quick.yml").write_text("about: Head alone. For a look.\nstages: [{name: only, train: head}]\n")
+    monkeypatch.setenv("ALLOYTUNE_RECIPES", str(place / "mine"))
+    listed = command("recipes").out
+    rows = [row.split() for row in listed.splitlines() if row.strip()]
+    places = {row[0]: number for number, row in enumerate(rows)}
+    assert places.keys() >= {*shipped_names(), "quick"}
+    assert places["BASELINE"] < places["lora"] < places["QUALITY"] < places["hybrid"] < places["YOUR"] < places["quick"]
+    assert ("Head alone." in listed, "For a look." in listed) == (True, False)
+    for name in ("hybrid", "quick"):
+        told = command("recipes", name).out
+        assert told.startswith(f"# {name}")
+        assert recipe_from(load(told, name)[0]) == read_recipe(name).recipe  # the file as it is, under comments
+    assert "full     trains all until epochs 5, patience 2" in command("recipes", "hybrid").out
 
 
 @pytest.mark.parametrize("name", ["full", "head", "last-layers", "lora", "bottleneck", "hybrid"])

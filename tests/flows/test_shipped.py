@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+import tiny
+from alloytune.errors import InputError
 from alloytune.models.combine import mix
 from alloytune.models.roles import Roles
 from alloytune.recipe.shipped import shipped_names, shipped_text
@@ -20,11 +22,11 @@ LINEARS = ("query", "key", "value", "attention.output.dense", "intermediate.dens
 
 
 class Ran:
-    """A shipped recipe, its stages cut to two updates, carried out on a BERT of two layers."""
+    """A shipped recipe, its stages cut to a few updates, carried out on a small BERT; five updates are an epoch."""
 
-    def __init__(self, name: str, model: Path, folder: Path) -> None:
+    def __init__(self, name: str, model: Path, folder: Path, updates: int = 2) -> None:
         recipe, _ = load(shipped_text(name), name)
-        session = begin({**recipe, "batch": 8, "stages": short(recipe["stages"])}, model)
+        session = begin({**recipe, "batch": 8, "stages": short(recipe["stages"], updates)}, model)
         self.roles: Roles = session.state.roles()
         self.folder = folder
         self.seen: Witness = carry_out(session, folder)
@@ -47,20 +49,29 @@ class Ran:
         found: dict[str, float] = json.loads(file.read_text())["scores"][score]
         return found
 
+    def turns(self, stage: str) -> list[tuple[int, set[str]]]:
+        """Give the first update of every turn of the first stage, and what moves in it."""
+        rows = [json.loads(line) for line in (self.folder / f"stages/01-{stage}/turns.jsonl").read_text().splitlines()]
+        return [(row["update"], set(row["moves"])) for row in rows]
+
+    def heights(self, names: set[str]) -> list[int]:
+        """Give the numbers of the layers that some weights are in, bottom first."""
+        return [number for number, layer in enumerate(self.roles.stacks["layers"]) if names & layer]
+
     def changed(self, stage: str, since: Weights | None = None) -> set[str]:
         since, now = since or self.pretrained, self.after(stage)
         return {name for name, weight in now.items() if name in since and not torch.equal(weight, since[name])}
 
 
-def short(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def short(stages: list[dict[str, Any]], updates: int) -> list[dict[str, Any]]:
     found = []
     for stage in stages:
         if "repeat" in stage:
-            stage = {"repeat": {**stage["repeat"], "stages": short(stage["repeat"]["stages"])}}
+            stage = {"repeat": {**stage["repeat"], "stages": short(stage["repeat"]["stages"], updates)}}
         elif "train" in stage:
-            stage = stage | {"until": {"updates": 2}, "keep": "last"}
+            stage = stage | {"until": {"updates": updates}, "keep": "last"}
             stage |= {"accept": {"gain": -9}} if "accept" in stage else {}
-            stage |= {"score": {**stage["score"], "batches": 2}} if "score" in stage else {}
+            stage |= {"score": {**stage["score"], "batches": 2}} if "batches" in stage.get("score", {}) else {}
         found.append({key: value for key, value in stage.items() if key != "evaluate"})
     return found
 
@@ -70,13 +81,19 @@ def ran(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     return cache(lambda name: Ran(name, bert, tmp_path_factory.mktemp(name) / "run"))
 
 
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a BERT of four layers, for what goes through layers."""
+    return tiny.save_bert(tmp_path_factory.mktemp("deep"), layers=4)
+
+
 def adapted(weights: Weights, adapter: str = "lora") -> set[str]:
     """Give the matrices beside which an adapter's first factor stands."""
     return {name.replace(f".lora_A.{adapter}", "") for name in weights if f"lora_A.{adapter}." in name}
 
 
 def is_adapter(name: str) -> bool:
-    return any(word in name for word in ("lora_", "bottleneck", "adapter"))
+    return any(word in name for word in ("lora_", "bottleneck", "prefix_", "adapter"))
 
 
 def body_of(names: set[str]) -> set[str]:
@@ -88,6 +105,16 @@ def test_all_are_looked_at() -> None:
     text = Path(__file__).read_text()
     older = {"bottleneck", "full", "head", "hybrid", "last-layers", "lora"}
     assert [name for name in shipped_names() if name not in older and f'"{name}"' not in text] == []
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_each_suits_a_decoder(name: str, llama: Path) -> None:
+    recipe, _ = load(shipped_text(name), name)
+    if name == "bitfit":
+        with pytest.raises(InputError, match="'bias' matches nothing in this model"):
+            begin({**recipe, "batch": 8}, llama)
+    else:
+        begin({**recipe, "batch": 8}, llama)
 
 
 def test_dora(ran: Callable[[str], Ran]) -> None:
@@ -294,3 +321,96 @@ def test_heft_like(ran: Callable[[str], Ran]) -> None:
     assert it.changed("fine") - it.role("head") == adapted(it.after("coarse"))
     new = {name for name in it.moving("fine") if name not in it.pretrained}
     assert {name.partition(".output.dense.")[0] for name in new} == {f"bert.encoder.layer.{n}" for n in (0, 1)}
+
+
+def test_lisa(deep: Path, tmp_path: Path) -> None:
+    it = Ran("lisa", deep, tmp_path / "run", updates=41)
+    turns, always = it.turns("lisa"), it.role("embeddings", "head")
+    assert [update for update, _ in turns] == [1, 21, 41]
+    assert all(always < moves < always | it.role("layers") for _, moves in turns)
+    drawn = [it.heights(moves) for _, moves in turns]
+    assert {len(layers) for layers in drawn} == {2}
+    assert len(set(map(tuple, drawn))) > 1
+    assert it.moving("lisa") == it.role("layers") | always
+
+
+def test_badam(deep: Path, tmp_path: Path) -> None:
+    it = Ran("badam", deep, tmp_path / "run", updates=6)
+    turns, layers = it.turns("blocks"), it.roles.stacks["layers"]
+    assert [update for update, _ in turns] == [1, 2, 3, 4, 5, 6]
+    assert [moves for _, moves in turns] == [layers[number % 4] | it.role("head") for number in range(6)]
+
+
+def test_half(deep: Path, tmp_path: Path) -> None:
+    it = Ran("half", deep, tmp_path / "run", updates=11)
+    turns = it.turns("half")
+    assert [update for update, _ in turns] == [1, 6, 11]
+    assert len({frozenset(moves) for _, moves in turns}) == 3
+    for _, moves in turns:
+        assert moves - it.role("layers") == it.role("embeddings", "head")
+        for role in ("attention", "mlp", "norm"):
+            kind = it.role(role) & it.role("layers")
+            chosen, whole = (sum(it.pretrained[name].numel() for name in names) for names in (moves & kind, kind))
+            assert chosen == pytest.approx(whole / 2, rel=0.1)
+
+
+def test_gradual_unfreezing(deep: Path, tmp_path: Path) -> None:
+    it = Ran("gradual-unfreezing", deep, tmp_path / "run", updates=12)
+    turns = it.turns("unfreezing")
+    assert [update for update, _ in turns] == [1, 3, 5, 7, 9]  # half of an epoch of five updates is two
+    assert [it.heights(moves) for _, moves in turns] == [[3], [2, 3], [1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert [it.role("embeddings") <= moves for _, moves in turns] == [False] * 4 + [True]
+    assert all(it.role("head") <= moves for _, moves in turns)
+    rates, layers = it.rates("unfreezing"), it.roles.stacks["layers"]
+    highest = [max(rates[name] for name in layer) for layer in (it.role("embeddings"), *layers, it.role("head"))]
+    assert [lower / upper for lower, upper in itertools.pairwise(highest)] == pytest.approx([0.8] * 5)
+    steps = (it.folder / "stages/01-unfreezing/steps.jsonl").read_text().splitlines()
+    course = [json.loads(line)["rate"] for line in steps]
+    assert course.index(max(course)) == 1  # a steep rise over a tenth, then a long way down
+    assert all(later < earlier for earlier, later in itertools.pairwise(course[1:]))
+
+
+def test_autofreeze(deep: Path, tmp_path: Path) -> None:
+    it = Ran("autofreeze", deep, tmp_path / "run", updates=20)
+    turns = it.turns("full")
+    assert [update for update, _ in turns] == list(range(1, 21, 2))
+    assert turns[0][1] == it.moving("full") == it.role("all")
+    assert all(later <= earlier for (_, earlier), (_, later) in itertools.pairwise(turns))
+    resting = it.role("all") - turns[-1][1]
+    assert it.heights(resting)
+    assert it.heights(resting) == list(range(len(it.heights(resting))))  # from the bottom up
+    assert it.role("head") | it.roles.stacks["layers"][-1] <= turns[-1][1]
+
+
+def test_lt_sft(ran: Callable[[str], Ran]) -> None:
+    it = ran("lt-sft")
+    assert it.moving("full") == it.role("all")
+    assert it.changed("back") == set()
+    layers = sorted(it.role("layers"))
+    change = torch.cat([(it.after("full")[name] - it.pretrained[name]).abs().flatten() for name in layers])
+    moved = torch.cat([(it.after("sparse")[name] != it.pretrained[name]).flatten() for name in layers])
+    masks = it.seen.moves["sparse"].masks
+    chosen = torch.cat([masks.get(name, torch.zeros_like(it.pretrained[name]).bool()).flatten() for name in layers])
+    assert int(chosen.sum()) == round(0.08 * len(change))
+    assert change[chosen].min() >= change[~chosen].max()
+    assert not (moved & ~chosen).any()
+    assert int(moved.sum()) > 0.9 * int(chosen.sum())
+    assert it.changed("sparse") - it.role("layers") == it.role("head")
+
+
+@pytest.mark.parametrize("name", ["mam-like", "unipelt-like"])
+def test_several_kinds_at_once(ran: Callable[[str], Ran], name: str) -> None:
+    it = ran(name)
+    after = it.after("adapter")
+    new = {name: tuple(weight.shape) for name, weight in after.items() if name not in it.pretrained}
+    length, width = (30, 8) if name == "mam-like" else (10, 1)
+    source = 32 if name == "mam-like" else 16  # beside the layer on its input, or on its output
+    prefixes = {path: shape for path, shape in new.items() if "prefix_key" in path or "prefix_value" in path}
+    assert (len(prefixes), set(prefixes.values())) == (4, {(length, 16)})
+    downs = [shape for path, shape in new.items() if path.endswith("bottleneck_down.bottleneck.weight")]
+    assert downs == [(width, source)] * 2
+    low = {path.rpartition(".")[0].split(".")[-2] for path in adapted(after)}
+    gates = [path for path in new if "_gate" in path]
+    assert (low, len(gates)) == ((set(), 0) if name == "mam-like" else ({"self"}, 4))
+    assert len(adapted(after)) == (0 if name == "mam-like" else 4)
+    assert it.changed("adapter") == body_of(it.moving("adapter")) == it.role("head")

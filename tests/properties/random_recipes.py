@@ -32,7 +32,8 @@ ADAPTERS: tuple[dict[str, Any], ...] = (
     {"oft": {"block": 4}},
     {"shira": {"rank": 1}},
     {"vera": {"rank": 4}},
-    {"bottleneck": {"reduction": 4}},
+    {"bottleneck": {"reduction": 4, "gate": True}},
+    {"prefix": {"length": 3, "gate": True}},
     {"bottleneck": {"reduction": 4, "on": "mlp", "placement": "parallel", "dropout": 0.2}},
 )
 OPTIMIZERS = (
@@ -146,7 +147,7 @@ def _attached(draw: Draw, standing: dict[str, bool], chance: bool, *, surely: bo
         entry = {kind: settings, **({"stack": True} if beside else {})}
         if kind in standing or any(kind in other for other in entries) or draw(st.booleans()):
             entry["name"] = f"a{len(standing)}"
-        standing[entry.get("name", kind)] = kind != "bottleneck"
+        standing[entry.get("name", kind)] = kind not in ("bottleneck", "prefix")
         entries.append(entry)
     return {"attach": entries if len(entries) > 1 or draw(st.booleans()) else entries[0]}
 

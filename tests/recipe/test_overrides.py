@@ -89,7 +89,7 @@ def test_wrong_overrides(override: str, message: str) -> None:
 def test_mistakes_of_the_file_keep_their_line() -> None:
     name, train = problems_of("stages.partial.name=full", "stages.adapter.attach=null")
     assert name.startswith("--set stages.partial.name=full: stages[1].name: 'full' is the name of an earlier stage")
-    assert train.startswith("shipped/hybrid.yaml:17:12: stages[2].train: 'adapter' is named, but none is attached")
+    assert train.startswith("shipped/hybrid.yaml:18:12: stages[2].train: 'adapter' is named, but none is attached")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from alloytune.errors import RecipeError
+from alloytune.recipe.catalogue import shipped
 from alloytune.recipe.read import read_recipe, recipe_from, recipe_read, require_complete, resolved
-from alloytune.recipe.shipped import shipped_names, shipped_summary, shipped_text
+from alloytune.recipe.shipped import shipped_names, shipped_text
 from alloytune.recipe.types.adapter import Attach, Lora
 from alloytune.recipe.types.data import Data
 from alloytune.recipe.types.recipe import Recipe
@@ -56,8 +57,10 @@ def test_resolved_fills_every_default_in() -> None:
 
 
 def test_summaries_are_one_sentence() -> None:
-    assert shipped_summary("head").endswith("(Kumar et al. 2022).")
-    assert "\n" not in shipped_summary("hybrid")
+    entries = {entry.name: entry for found in shipped().values() for entry in found}
+    assert list(entries) != list(shipped_names()) == sorted(entries)  # every one, by purpose
+    assert entries["head"].summary.endswith("(Kumar et al. 2022).")
+    assert all(len(entry.summary) <= 100 and "\n" not in entry.summary for entry in entries.values())
     with pytest.raises(RecipeError, match=r"did you mean 'hybrid'\?"):
         shipped_text("hybird")
 

@@ -50,6 +50,14 @@ def test_a_block_is_written_out(tmp_path: Path) -> None:
     assert recipe_from(value) == recipe
 
 
+def test_stages_that_are_scored_are_those_of_the_same_round(tmp_path: Path) -> None:
+    text = (
+        "stages:\n  - repeat:\n      times: 2\n      stages:\n        - {name: full, train: all}\n"
+        '        - {name: some, train: "top(weight_change, 5%)", score: {after: full}}\n'
+    )
+    assert [stage.score.after for stage in read(tmp_path, text).stages] == [None, "full-1", None, "full-2"]
+
+
 def test_overrides_reach_into_a_block(tmp_path: Path) -> None:
     assert len(read(tmp_path, BLOCK, "stages.1.repeat.times=3").stages) == 7
     recipe = read(tmp_path, BLOCK, "stages.1.repeat.stages.lora.rate=0.5")

@@ -33,8 +33,10 @@ def test_every_key_and_choice_is_on_the_page() -> None:
     page = documents()["recipe-reference.md"]
     for key in shape.homes():
         assert f"| `{key}` |" in page
-    for word in ("rollback", "retry", "skip", "stop", *shipped_names()):
+    for word in ("rollback", "retry", "skip", "stop"):
         assert f"| `{word}` |" in page
+    for name in shipped_names():
+        assert f"\n## {name}\n" in documents()["recipes.md"]
 
 
 def test_examples_on_the_page_read() -> None:
@@ -47,7 +49,7 @@ def test_examples_on_the_page_read() -> None:
 def test_the_examples_of_adapters_are_right() -> None:
     page = documents()["recipe-reference.md"]
     examples = [text.replace("\\|", "|") for text in re.findall(r"\| `(attach: .*?)` \|", page)]
-    assert len(examples) == 8
+    assert len(examples) == 9
     for text in examples:
         value, _ = load(text, "page")
         recipe_from({"stages": [{"name": "only", "train": "adapter", **value}]})

@@ -111,7 +111,7 @@ KEYS = {
     "gradient accumulation": Wrong(
         top("▲gradient_accumulation_steps: 4"), "gradient_accumulation_steps", ("`batch`", "`micro_batch`")
     ),
-    "no idea": Wrong(top("▲zebra: 1"), "zebra", ("unknown key 'zebra'", "there are about, model")),
+    "no idea": Wrong(top("▲zebra: 1"), "zebra", ("unknown key 'zebra'", "there are about, purpose, model")),
     "number as a key": Wrong(top("▲1: 2"), "1", ("unknown key '1'",)),
     "comma in braces": Wrong(
         stage("rates: {all: 1e-4}\n    attach: {lora: {on: attention, ▲mlp]: }}").replace("]", "|"),
@@ -307,7 +307,7 @@ RULES = {
         ("DoRA", "base weights"),
     ),
     "adalora": Wrong(stage("attach: {▲adalora: {}}"), "stages[0].attach.adalora", ("left out", "`lora`")),
-    "prefix": Wrong(stage("attach: {▲prefix: {}}"), "stages[0].attach.prefix", ("left out", "`ia3`")),
+    "prefix_tuning": Wrong(stage("attach: {▲prefix_tuning: {}}"), "stages[0].attach.prefix_tuning", ("'prefix'",)),
     "use_dora": Wrong(stage("attach: {lora: {▲use_dora: true}}"), "stages[0].attach.lora.use_dora", ("'dora'",)),
     "oft block": Wrong(stage("attach: {oft: {block: ▲1}}"), "stages[0].attach.oft.block", ("1 is not", "at least 2")),
     "adapter of another name": Wrong(
@@ -340,6 +340,12 @@ RULES = {
         stage("attach: {lora: {on: ▲adapter}}"), "stages[0].attach.lora.on", ("names the adapter itself",)
     ),
     "merge nothing": Wrong(stage("merge: ▲true"), "stages[0].merge", ("nothing is attached",)),
+    "merge prefixes": Wrong(
+        after_lora("    train: all\n    merge: ▲true").replace("{lora: {}}", "{prefix: {}}"),
+        "stages[1].merge",
+        ("prefix adapter of stage 'lora'", "cannot be merged"),
+    ),
+    "purpose": Wrong(top("purpose: ▲speed"), "purpose", ("speed", "economy")),
     "merge bottleneck": Wrong(
         after_lora("    train: all\n    merge: ▲true").replace("{lora: {}}", "{bottleneck: {}}"),
         "stages[1].merge",
@@ -596,6 +602,22 @@ CHOICES = {
         ("before it is attached", "earlier stage"),
     ),
     "score for nothing": Wrong(stage("▲score: {batches: 4}"), "stages[0].score", ("asks for a score",)),
+    "changes after no stage": Wrong(
+        "stages:\n  - {name: full, train: all}\n"
+        '  - {name: some, train: "top(weight_change, 5%)", score: {after: ▲ful}}\n',
+        "stages[1].score.after",
+        ("'ful' is no earlier stage", "did you mean 'full'?"),
+    ),
+    "changes after the stage itself": Wrong(
+        train("top(weight_change, 5%)", "    score: {after: ▲full}\n"),
+        "stages[0].score.after",
+        ("no earlier stage", "the first stage"),
+    ),
+    "changes that nothing looks at": Wrong(
+        'stages:\n  - {name: full, train: all}\n  - {name: some, train: "top(rgn, 5%)", score: {▲after: full}}\n',
+        "stages[1].score.after",
+        ("for weight_change", "remove it"),
+    ),
     "score over one batch": Wrong(
         train("top(snr, 25%)", "    score: {batches: ▲1}\n"), "stages[0].score.batches", ("at least 2",)
     ),

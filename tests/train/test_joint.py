@@ -20,7 +20,7 @@ from alloytune.machine import Machine
 from alloytune.models.adapters import Attachment, adapted_layers
 from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.methods import LoraSettings
-from alloytune.models.prefix import layers_before_adapters
+from alloytune.models.replay import layers_before_adapters
 from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.types.optimizer import read_optimizer

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from alloytune.errors import AlloytuneError, InputError
 
@@ -210,18 +208,22 @@ def show(run: RunArgument) -> None:
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe's file.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Explain this recipe and print its file.")
+    ] = None,
 ) -> None:
-    """List the shipped recipes, or print one."""
-    from alloytune.recipe.shipped import shipped_names, shipped_summary, shipped_text
+    """List the recipes by purpose, or explain one and print its file.
+
+    Your own are found in ~/.config/alloytune/recipes (or what your system has for that), or in the folders that the
+    environment variable ALLOYTUNE_RECIPES names.
+    """
+    from alloytune.cli.listing import listing
+    from alloytune.recipe.catalogue import explained
 
     if name is not None:
-        typer.echo(shipped_text(name), nl=False)
-        return
-    listing = Table.grid(padding=(0, 2))
-    for known in shipped_names():
-        listing.add_row(Text(known, style="bold"), shipped_summary(known))
-    console.print(listing)
+        typer.echo(explained(name), nl=False)
+    else:
+        console.print(listing())
 
 
 @app.command()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from aenum import extend_enum
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
@@ -49,6 +50,9 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
     dropout: float = field(
         default=0.0, metadata={"help": "Share of the bottleneck's input that is dropped in training."}
     )
+    gate: bool = field(
+        default=False, metadata={"help": "Whether a learned number from 0 to 1 multiplies what it adds."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,11 +75,12 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """A linear layer with bottleneck adapters by name.
 
     sequential: h + up(act(down(h))) with h = W x; parallel: W x + up(act(down(x))). Active adapters apply one after
-    the other. Computed in the adapter's dtype and returned in the layer's.
+    the other. A gate multiplies what is added with a learned number from 0 to 1, 1/2 at first (after Mao et al. 2022,
+    whose gates look at the input). Computed in the adapter's dtype and returned in the layer's.
     """
 
     mergeable: ClassVar[bool] = False
-    adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_activation")
+    adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_activation", "bottleneck_gate")
     other_param_names = ("bottleneck_dropout", "placement")
     # What the mixin brings, told to the type checker, which would take it for a submodule.
     get_base_layer: Callable[[], nn.Module]
@@ -90,6 +95,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
         self.bottleneck_activation = nn.ModuleDict()
+        self.bottleneck_gate = nn.ParameterDict()
         self.bottleneck_dropout = nn.ModuleDict()
         self.placement: dict[str, str] = {}
         self.merged_adapters: list[str] = []
@@ -112,6 +118,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.bottleneck_up[adapter_name] = up
         self.bottleneck_activation[adapter_name] = ACT2FN[config.activation]
         self.bottleneck_dropout[adapter_name] = nn.Dropout(config.dropout)
+        if config.gate:
+            self.bottleneck_gate[adapter_name] = nn.Parameter(torch.zeros(1))
         self.placement[adapter_name] = config.placement
         self.train(self.base_layer.training)  # new modules start in training mode, even inside a model that is not
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -133,7 +141,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         assert isinstance(down, nn.Linear)
         hidden = down(self.bottleneck_dropout[name](source.to(down.weight.dtype)))
         delta: Tensor = self.bottleneck_up[name](self.bottleneck_activation[name](hidden))
-        return delta
+        return delta * self.bottleneck_gate[name].sigmoid() if name in self.bottleneck_gate else delta
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raise InputError: see `mergeable`."""

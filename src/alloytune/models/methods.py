@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from alloytune.models.bottleneck import BottleneckConfig
+from alloytune.models.prefix import PrefixConfig
 from alloytune.models.roles import Roles
 from alloytune.models.targets import linear_targets, output_targets
 from alloytune.models.tree import canonical_name
@@ -155,6 +156,7 @@ class BottleneckSettings(Method):
     activation: str
     placement: str
     dropout: float
+    gate: bool = False
     kind = "bottleneck"
     layers = "output projection"
     mergeable = False
@@ -170,13 +172,41 @@ class BottleneckSettings(Method):
             activation=self.activation,
             placement=self.placement,
             dropout=self.dropout,
+            gate=self.gate,
             target_modules=site.targets,
         )
 
 
+@dataclass(frozen=True)
+class PrefixSettings(Method):
+    """Learned keys and values before those of the text, `length` in every attention (Li and Liang 2021)."""
+
+    length: int
+    gate: bool = False
+    kind = "prefix"
+    layers = "key projection"
+    mergeable = False
+
+    def targets(self, model: nn.Module, roles: Roles, names: frozenset[str]) -> list[str]:
+        """Give the layers that make the keys of the selected attentions."""
+        return linear_targets(model, names & roles.members.get("attention.key", frozenset()))
+
+    def config(self, site: Site, *, fresh: bool) -> PeftConfig:
+        """Make the config."""
+        return PrefixConfig(length=self.length, gate=self.gate, target_modules=site.targets)
+
+
 METHODS: dict[str, type[Method]] = {
     method.kind: method  # the recipe's word for it
-    for method in (LoraSettings, VeraSettings, Ia3Settings, OftSettings, ShiraSettings, BottleneckSettings)
+    for method in (
+        LoraSettings,
+        VeraSettings,
+        Ia3Settings,
+        OftSettings,
+        ShiraSettings,
+        BottleneckSettings,
+        PrefixSettings,
+    )
 }
 
 

@@ -3,6 +3,7 @@
 Run as `python reload.py REQUEST.json ANSWER.npz` by `alloytune.models.save.verify_saved`.
 """
 
+import importlib
 import json
 import sys
 import warnings
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+
+OURS = ("bottleneck", "prefix")  # kinds that PEFT knows once the module of their name is imported
 
 
 def load_folder(
@@ -41,8 +44,9 @@ def put_adapters(base: Any, folder: Path, names: list[str]) -> Any:
     configs = (
         [folder / "adapter_config.json"] if len(names) == 1 else [folder / n / "adapter_config.json" for n in names]
     )
-    if "BOTTLENECK" in [json.loads(config.read_text(encoding="utf-8"))["peft_type"] for config in configs]:
-        import alloytune.models.bottleneck  # noqa: F401 - makes the method known to PEFT
+    for kind in {json.loads(config.read_text(encoding="utf-8"))["peft_type"].lower() for config in configs}:
+        if kind in OURS:
+            importlib.import_module(f"alloytune.models.{kind}")  # makes the method known to PEFT
     if len(names) == 1:
         return peft.PeftModel.from_pretrained(base, str(folder))
     with warnings.catch_warnings():

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alloytune.errors import VerificationError
 from alloytune.models.adapters import save_adapter
+from alloytune.models.reload import OURS
 from alloytune.models.state import ModelState
 from alloytune.record.atomic import new_folder
 
@@ -157,7 +158,7 @@ def _how_to_load(state: ModelState, places: Places, needs_base: bool) -> str:
     more += "" if needs_base or padding is None else f", pad_token_id={padding}"
     names = [attachment.name for attachment in state.attachments]
     kinds = {attachment.settings.kind for attachment in state.attachments}
-    lines = ["import alloytune.models.bottleneck  # known to PEFT"] if "bottleneck" in kinds else []
+    lines = [f"import alloytune.models.{kind}  # known to PEFT" for kind in OURS if kind in kinds]
     lines += ["", f"model = {places.auto_class}.from_pretrained({on}{more})"]
     if len(names) == 1:
         lines = [

@@ -16,6 +16,7 @@ from alloytune.recipe.types.ending import Otherwise
 from alloytune.recipe.types.stage import Stage
 
 Standing = frozenset[tuple[int, int]]  # stage, and which of its adapters
+_WHY = {"bottleneck": "it is not linear", "prefix": "it is keys and values of its own"}
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,9 @@ class _Stage:
             yield Mistake(path, f"{what} that could be {done}; {remedy}")
         for place in chosen:
             attach, by = _attach(self.stages, place), self.stages[place[0]].name
-            if verb == "merge" and attach.bottleneck is not None:
+            if verb == "merge" and not attach.mergeable:
                 message = (
-                    f"the bottleneck adapter of stage {by!r} cannot be merged: it is not linear, so no "
+                    f"the {attach.kinds[0]} adapter of stage {by!r} cannot be merged: {_WHY[attach.kinds[0]]}, so no "
                     "weight can hold it; remove `merge`, or use lora"
                 )
                 yield Mistake(path, message)
@@ -231,7 +232,7 @@ class _Stage:
                 if not same_name and (place in planned or attach.stack):
                     continue
                 may = "is still" if all(place in standing for standing in remaining) else "may still be"
-                fold = "add `merge: true` to this stage to fold it in first, or " if not other.bottleneck else ""
+                fold = "add `merge: true` to this stage to fold it in first, or " if other.mergeable else ""
                 remedy = "give this one another `name`" if same_name else "write `stack: true`"
                 whose = f"{_name(self.stages, place)!r} of stage {self.stages[place[0]].name!r}"
                 message = f"the adapter {whose} {may} attached; {fold}{remedy}"
@@ -261,7 +262,7 @@ class _Stage:
             message = f"'{role}' is named, but none is attached here; {there}{remedy}"
             yield Mistake(path, message, at_key)
         elif not all(fitting):
-            can_merge = all(_attach(self.stages, place).bottleneck is None for place in places)
+            can_merge = all(_attach(self.stages, place).mergeable for place in places)
             remedy = "attach in this stage, after `merge: true`, or take" if can_merge else "take"
             stages = " or ".join(dict.fromkeys(repr(self.stages[place[0]].name) for place in places))
             message = (

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from alloytune.recipe.adapters import check_adapters
-from alloytune.recipe.choices import check_choices
+from alloytune.recipe.choices import check_choices, check_scored_stages
 from alloytune.recipe.combining import check_combining
 from alloytune.recipe.joint import check_joint
 from alloytune.recipe.learning import check_learning
@@ -28,6 +28,7 @@ def check(recipe: Recipe) -> Iterator[Mistake]:
         yield from _check_stage(stage, ("stages", index))
     yield from check_adapters(recipe.stages)
     yield from check_combining(recipe.stages)
+    yield from check_scored_stages(recipe.stages)
     yield from check_speed(recipe.stages)
 
 

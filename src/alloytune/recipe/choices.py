@@ -1,8 +1,9 @@
 """Rules on selections that choose: where a choice may stand, and what it needs beside it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from alloytune.expression import Choice, choices_in, parse, roles_in, show
+from alloytune.recipe.nearest import nearest_word
 from alloytune.recipe.places import KeyPath, Mistake
 from alloytune.recipe.types.choosing import Scaled, Scoring
 from alloytune.recipe.types.stage import Stage
@@ -34,6 +35,33 @@ def check_choices(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
         message = "no selection or rate of this stage asks for a score; use one, such as `train: top(rgn, 25%)`"
         about = tuple((*path, key) for key in ("train", "rate", "rates", "attach", "combine", "joint"))
         yield Mistake((*path, "score"), f"{message}, or remove it", at_key=True, about=about)
+
+
+def check_scored_stages(stages: Sequence[Stage]) -> Iterator[Mistake]:
+    """Find a stage that `score: {after: ...}` names in vain: it is not an earlier one, or no change is looked at."""
+    names = [stage.name for stage in stages]
+    for index, stage in enumerate(stages):
+        path: KeyPath = ("stages", index, "score", "after")
+        if stage.score.after is None:
+            continue
+        if stage.score.after not in names[:index]:
+            near = nearest_word(stage.score.after, names[:index])
+            there = f"there are {', '.join(names[:index])}" if index else "this is the first stage"
+            message = f"{stage.score.after!r} is no earlier stage; {f'did you mean {near!r}?' if near else there}"
+            yield Mistake(path, message, about=tuple(("stages", number, "name") for number in range(len(stages))))
+        if not _looks_at_change(stage):
+            message = "'after' is for weight_change, which nothing here is chosen by when the stage begins; remove it"
+            about = tuple(("stages", index, key) for key in ("train", "rate", "rates", "attach", "combine"))
+            yield Mistake(path, message, at_key=True, about=about)
+
+
+def _looks_at_change(stage: Stage) -> bool:
+    """Tell whether something is chosen or scaled by weight_change when a stage begins, and not only in later turns."""
+    texts = [text for key, text in stage.trains.items() if key != CHOOSE]
+    texts += [*stage.rates, *(on for _, on in _attached(stage))]
+    texts += [stage.combine.of] if stage.combine and stage.combine.of else []
+    scores = {choice.score for text in texts for choice in choices_in(parse(text))}
+    return "weight_change" in scores or (isinstance(stage.rate, Scaled) and stage.rate.scale == "weight_change")
 
 
 def _attached(stage: Stage) -> Iterator[tuple[KeyPath, str]]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alloytune.errors import Problem, RecipeError
+from alloytune.recipe.own import own_recipes, recipes_in
 from alloytune.recipe.shipped import shipped_names, shipped_text
 
 LARGEST_BYTES = 1_000_000
-SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,16 @@ class Found:
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Found:
-    """Read a shipped recipe or a file; raises RecipeError that names what is near."""
-    given = os.fspath(name_or_path)
+    """Read a shipped recipe, one of the user's own, or a file; raises RecipeError that names what is near."""
+    given, own = os.fspath(name_or_path), own_recipes()
     if given in shipped_names():
         return Found(f"shipped/{given}.yaml", shipped_text(given), Path.cwd())
+    if given in own:
+        return find(own[given])
     path = Path(given).expanduser()
     if path.is_dir():
         raise _refused(
-            given, f"is a folder, not a recipe{_list(_recipes_in(path), '; it holds ', '; name a .yaml file')}"
+            given, f"is a folder, not a recipe{_list(_names_in(path), '; it holds ', '; name a .yaml file')}"
         )
     if not path.exists():
         raise _refused(given, f"there is no such recipe; {_nearest(given, path)}")
@@ -61,8 +63,9 @@ def _nearest(given: str, path: Path) -> str:
     """Name the nearest file in the folder or shipped recipe, and all shipped ones."""
     there = f"shipped recipes: {', '.join(shipped_names())}"
     known = {name: f"the shipped recipe {name!r}" for name in shipped_names()}
+    known |= {name: f"your recipe {name!r}" for name in own_recipes()}
     if path.parent.is_dir():
-        known |= {name: repr(str(path.parent / name)) for name in _recipes_in(path.parent)}
+        known |= {name: repr(str(path.parent / name)) for name in _names_in(path.parent)}
     elif path.parent != Path():
         return f"there is no folder {str(path.parent)!r} either; {there}"
     candidates = difflib.get_close_matches(path.name, known, n=1, cutoff=0.6)
@@ -72,11 +75,8 @@ def _nearest(given: str, path: Path) -> str:
     )
 
 
-def _recipes_in(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES)
-    except OSError:
-        return []
+def _names_in(folder: Path) -> list[str]:
+    return [file.name for file in recipes_in(folder)]
 
 
 def _list(names: list[str], start: str, otherwise: str) -> str:

@@ -69,6 +69,8 @@ SYNONYMS = {
     "per_device_train_batch_size": "micro_batch",
     "pfeiffer": "bottleneck",
     "phases": "stages",
+    "prefix_length": "length",
+    "prefix_tuning": "prefix",
     "pretrained": "model",
     "pretrained_model_name_or_path": "model",
     "r": "rank",
@@ -111,11 +113,10 @@ SYNONYMS = {
 
 # Words of other tools that have no counterpart here, and what to write instead.
 REMARKS = {
-    "adalora": "AdaLoRA steers every update of the loop and is left out; `lora` takes ranks by selection",
+    "adalora": "AdaLoRA is left out; `lora` takes ranks by selection",
     "freeze": "`train` names what moves, and everything else stays as it is",
     "frozen": "`train` names what moves, and everything else stays as it is",
     "gradient_accumulation_steps": "`batch` is the whole update, and `micro_batch` what fits into memory at once",
-    "prefix": "prefix tuning has no layer to stand on and is left out; `ia3` and `lora` are as small",
 }
 
 

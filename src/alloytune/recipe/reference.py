@@ -7,7 +7,6 @@ from typing import Any
 from alloytune.expression import ELEMENT_SCORES, MATRIX_SCORES, PARTS, SCORES, SIDES, WORDS
 from alloytune.metrics import METRICS
 from alloytune.recipe import shape
-from alloytune.recipe.shipped import shipped_names, shipped_summary
 from alloytune.recipe.tasks import TASKS, TaskWords
 
 # What the `Type` column says, by the `format` of a key.
@@ -169,14 +168,16 @@ ADAPTERS = """\
 | `attach: {bottleneck: {on: attention \\| mlp}}` | bottleneck adapters where Houlsby et al. put them |
 | `attach: {bottleneck: {on: mlp}}` | where Pfeiffer et al. do |
 | `attach: {bottleneck: {on: mlp, placement: parallel}}` | beside the layer |
+| `attach: {prefix: {length: 10}}` | prefix tuning: ten learned keys and values in every attention |
 | `attach: [{lora: {on: attention}}, {ia3: {on: mlp}}]` | several, on layers of their own |
 | `attach: [{lora: {}}, {name: b, lora: {rank: 2}, stack: true}]` | several on the same layers |
 | `attach: {folder: runs/old/adapter}` | one that was trained elsewhere |
 
 A later stage may attach another adapter beside those that stand, under another name: `adapter.NAME` selects one of
 them, `adapter` all. `merge: NAME` and `drop: NAME` take one, `true` takes all. A merge is done in float32, and outputs
-are compared before and after; a bottleneck adapter has a nonlinearity inside and cannot be merged. A stage that is
-rolled back gives back what it merged or dropped. Several adapters are saved each in a folder of its name, on `base/`.
+are compared before and after; bottlenecks, which have a nonlinearity inside, and prefixes cannot be merged. A stage
+that is rolled back gives back what it merged or dropped. Several adapters are saved each in a folder of its name, on
+`base/`.
 """
 
 LESS = " \u2193"
@@ -215,7 +216,7 @@ A number and a unit: `1 epoch`, `0.5 epochs`, `200 updates`. Updates are whole n
 saved may be in `minutes` as well, as it does not change the result.
 """
 
-SHIPPED = "## Shipped recipes\n\n| name | what it does |\n|---|---|\n"
+SHIPPED = "## Shipped recipes\n\nThey have a page of their own: [recipes.md](recipes.md).\n"
 
 
 def reference() -> str:
@@ -223,7 +224,6 @@ def reference() -> str:
     made = shape.schema()
     tables = [_table("The recipe", made)]
     tables += [_table(_heading(name), made["$defs"][name]) for name in dict.fromkeys(_parts(made))]
-    shipped = SHIPPED + "".join(f"| `{name}` | {shipped_summary(name)} |\n" for name in shipped_names())
     return "\n".join(
         [
             START,
@@ -237,7 +237,7 @@ def reference() -> str:
             _otherwise(made),
             COMBINING,
             INTERVALS,
-            shipped,
+            SHIPPED,
         ]
     )
 

@@ -48,6 +48,8 @@ def _round(entry: Repetition, number: int) -> list[Stage]:
         if stage.combine is not None:
             named = [f"{name}-{number}" if name in names else name for name in stage.combine.with_]
             update["combine"] = stage.combine.model_copy(update={"with_": named} if named else {})
+        if stage.score.after in names:
+            update["score"] = stage.score.model_copy(update={"after": f"{stage.score.after}-{number}"})
         stages.append(stage.model_copy(update=update))
     return stages
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from alloytune.recipe.catalogue import page
 from alloytune.recipe.reference import reference
 from alloytune.recipe.shape import schema
 
@@ -14,6 +15,7 @@ def documents() -> dict[str, str]:
     return {
         "recipe.schema.json": json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",
         "recipe-reference.md": reference(),
+        "recipes.md": page(),
     }
 
 

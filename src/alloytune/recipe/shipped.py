@@ -5,8 +5,6 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from ruamel.yaml import YAML
-
 from alloytune.errors import Problem, RecipeError
 
 
@@ -27,7 +25,6 @@ def shipped_text(name: str) -> str:
     return (files("alloytune.recipe") / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def shipped_summary(name: str) -> str:
-    """Give the first sentence of what a shipped recipe says `about` itself; the dot of `et al.` ends none."""
-    about = YAML(typ="safe", pure=True).load(shipped_text(name))["about"]
+def first_sentence(about: str) -> str:
+    """Give the first sentence of what a recipe says about itself; the dot of `et al.` ends none."""
     return re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(about.split()))[0]

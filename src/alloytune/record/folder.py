@@ -23,6 +23,11 @@ class StageFolder:
         self.checkpoint = path / "checkpoint"
         self.measures = path / "measures"
 
+    @property
+    def run(self) -> "RunFolder":
+        """Give the folder of the run that the stage belongs to."""
+        return RunFolder(self.path.parents[1])
+
     def result(self) -> dict[str, Any] | None:
         """Give how the stage ended; None while it has not."""
         file = self.path / "result.json"

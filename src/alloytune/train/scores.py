@@ -34,12 +34,16 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a weight's scores are made of; what they do not need may be absent. `rank` is lowrank_misfit's."""
+    """What a weight's scores are made of; what they do not need may be absent.
+
+    `rank` is lowrank_misfit's. `changed` is what weight_change compares with `pretrained`, where it is not `weight`.
+    """
 
     weight: Tensor
     gradient: Gradient | None = None
     pretrained: Tensor | None = None
     rank: int = 8
+    changed: Tensor | None = None
 
 
 def measure_gradients(
@@ -111,7 +115,8 @@ def _gradient(facts: Facts) -> Gradient:
 
 def _change(facts: Facts) -> Tensor:
     assert facts.pretrained is not None
-    return (facts.weight - facts.pretrained).abs()
+    now = facts.weight if facts.changed is None else facts.changed
+    return (now - facts.pretrained).abs()
 
 
 def _snr(facts: Facts) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from alloytune.models.adapters import without_adapters
-from alloytune.models.prefix import Recorded, recording, replaying
+from alloytune.models.replay import Recorded, recording, replaying
 from alloytune.models.tree import canonical_name
 from alloytune.tasks.task import Batch, Task
 from alloytune.train.joint import Blend, View

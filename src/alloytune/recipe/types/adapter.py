@@ -73,7 +73,16 @@ class Bottleneck(Part):
         "sequential", description="On the layer's output, or beside the layer on its input (He et al. 2022)."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    gate: bool = Field(False, description="Multiply what it adds with a learned number from 0 to 1, 1/2 at first.")
     on: SelectionText = Field("attention | mlp", description="Blocks whose output projection gets an adapter.")
+
+
+class Prefix(Part):
+    """Learned keys and values that every position attends to before the text (Li and Liang 2021)."""
+
+    length: int = Field(10, ge=1, description="Keys and values in every attention.")
+    gate: bool = Field(False, description="Multiply them with a learned number from 0 to 1, 1/2 at first.")
+    on: SelectionText = Field("attention", description="The attentions that get prefixes.")
 
 
 class Attach(Part):
@@ -87,6 +96,10 @@ class Attach(Part):
     oft: Oft | None = Field(None, description="OFT; not on GPT-2's transposed layers.")
     shira: Shira | None = Field(None, description="SHiRA; not on GPT-2's transposed layers.")
     bottleneck: Bottleneck | None = Field(None, description="Bottleneck adapters; they cannot be merged.")
+    prefix: Prefix | None = Field(
+        None,
+        description="Prefix tuning; it cannot be merged, and some architectures compute attention without it.",
+    )
     folder: str | None = Field(
         None,
         description=(
@@ -113,6 +126,11 @@ class Attach(Part):
         return self.name or self.kinds[0]
 
     @property
+    def mergeable(self) -> bool:
+        """Tell whether it can be folded into the base weights; of a folder only the folder tells."""
+        return self.bottleneck is None and self.prefix is None
+
+    @property
     def on(self) -> str:
         """Give the selection that it goes on; "all" where its folder says on what."""
         return getattr(getattr(self, self.kinds[0]), "on", "all")
@@ -122,4 +140,4 @@ class Attach(Part):
         return {key: value for key, value in written(self).items() if value is not None}
 
 
-KINDS = ("lora", "vera", "ia3", "oft", "shira", "bottleneck", "folder")
+KINDS = ("lora", "vera", "ia3", "oft", "shira", "bottleneck", "prefix", "folder")

@@ -67,6 +67,12 @@ class Scoring(Part):
 
     batches: int = Field(8, ge=2, description="Batches of the training split that gradients are taken of.")
     rank: int = Field(8, ge=1, description="Leading directions that lowrank_misfit leaves out.")
+    after: str | None = Field(
+        None,
+        description=(
+            "Earlier stage after which weight_change looks at the model; where absent, the model as the stage finds it."
+        ),
+    )
 
 
 class Rotate(Part):

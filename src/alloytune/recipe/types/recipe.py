@@ -21,7 +21,7 @@ class Repeat(Part):
     times: int = Field(ge=1, le=100, description="How often.")
     stages: list[Stage] = Field(
         min_length=1,
-        description="The stages of the block; a stage named in `combine` is that of the same round.",
+        description="The stages of the block; a stage named in `combine` or `score` is that of the same round.",
     )
 
 
@@ -31,10 +31,20 @@ class Repetition(Part):
     repeat: Repeat = Field(description="The block, and how often it is carried out.")
 
 
+Purpose = Literal["baseline", "quality", "economy", "compact", "robustness"]
+
+
 class RecipeHead(Part):
     """All of a recipe but its stages."""
 
     about: str | None = Field(None, description="What the recipe does and when to use it.")
+    purpose: Purpose | None = Field(
+        None,
+        description=(
+            "What the recipe is for, by which `alloytune recipes` groups it: a baseline to begin with, quality, "
+            "economy of time and memory, a compact result beside the base model, or robustness."
+        ),
+    )
     model: str | None = Field(
         None, description="Hub id, folder, or package:NAME/PATH for a model inside an installed package."
     )
