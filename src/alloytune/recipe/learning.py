@@ -6,7 +6,7 @@ from itertools import combinations
 from alloytune.metrics import METRICS, Metric
 from alloytune.recipe.nearest import nearest_word
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.tasks import TaskWords
+from alloytune.recipe.tasks import OF_ANSWERS, Form, TaskWords
 from alloytune.recipe.types.ending import Patience
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import Stage
@@ -23,6 +23,7 @@ def check_learning(recipe: Recipe) -> Iterator[Mistake]:
         return
     yield from _check_columns(recipe)
     yield from _check_stratify(recipe)
+    yield from _check_writing(recipe)
     words = recipe.words
     yield from _check_metric(recipe.metric, ("metric",), recipe)
     for index, stage in enumerate(recipe.stages):
@@ -77,13 +78,33 @@ def _check_stratify(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(path, message, about=(TASK, ("data", "label")))
 
 
+def _check_writing(recipe: Recipe) -> Iterator[Mistake]:
+    """What is said of written answers is of use, and what is asked of a model has the source in it."""
+    if not isinstance(recipe.task, Task):
+        return
+    path, settings = ("task", recipe.task_name), recipe.task_settings
+    given = getattr(recipe.task, recipe.task_name).model_fields_set
+    prompt = settings.get("prompt")
+    if prompt is not None and "{source}" not in prompt:
+        yield Mistake((*path, "prompt"), "it has no {source}, where the source text goes; add it")
+    answered = set(recipe.metrics) & set(OF_ANSWERS)
+    is_plain = recipe.words.form(recipe.data.named) == Form(("text",), unscored=OF_ANSWERS)
+    for key in ("generate", "max_new_tokens", "bleu_words"):
+        if key in given and not answered and (is_plain or key == "bleu_words"):
+            message = f"{key!r} is about written answers, and there are none; remove it"
+            yield Mistake((*path, key), message, at_key=True, about=(("data", "text"), (*path, "generate")))
+
+
 def _check_metric(metric: str | None, path: KeyPath, recipe: Recipe) -> Iterator[Mistake]:
-    if metric is not None and metric not in recipe.words.metrics:
+    if metric is not None and metric not in recipe.metrics:
         yield Mistake(path, _no_metric(metric, recipe), about=(TASK,))
 
 
 def _no_metric(metric: str, recipe: Recipe) -> str:
-    known = recipe.words.metrics
+    known = recipe.metrics
+    if metric in recipe.words.metrics:
+        why = "`generate` is 0" if recipe.task_settings.get("generate") == 0 else "plain text has no answers"
+        return f"{metric!r} is of written answers, and there are none: {why}; there are {', '.join(known)}"
     near = nearest_word(metric, known)
     hint = f"; did you mean {near!r}?" if near else ""
     return f"{metric!r} is no metric of {recipe.task_name}; there are {', '.join(known)}{hint}"
@@ -101,7 +122,7 @@ def _check_score(stage: Stage, path: KeyPath, recipe: Recipe) -> Iterator[Mistak
         message = f"score names no metric; write a number such as 0.95, or {{{recipe.words.metrics[0]}: 0.95}}"
         yield Mistake(path, message)
     for metric, value in score.items():
-        if metric not in recipe.words.metrics:
+        if metric not in recipe.metrics:
             yield Mistake((*path, metric), _no_metric(metric, recipe), at_key=True, about=(TASK,))
         else:
             yield from _check_value(METRICS[metric], value, (*path, metric), (TASK,))
