@@ -32,12 +32,13 @@ def write_answers(
         max_new_tokens = max(1, min(max_new_tokens, room - ids.shape[1]))
     was_training = model.training
     model.eval()
-    written = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=_settings(model, tokenizer, max_new_tokens, temperature),
-        streamer=streamer,
-    )
+    with torch.autocast(model.device.type, enabled=False):  # would cast every weight anew for every token
+        written = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=_settings(model, tokenizer, max_new_tokens, temperature),
+            streamer=streamer,
+        )
     model.train(was_training)
     begin = 1 if is_encoder_decoder else ids.shape[1]
     return [tokenizer.decode(row[begin:], skip_special_tokens=True).strip() for row in written]
