@@ -43,8 +43,9 @@ THINKING = (
 )
 # as one version of Mistral's does it: the system's words stand in the last turn, wherever that is
 MOVING = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}{% if loop.last %}{{ 'Be kind. ' }}"
-    "{% endif %}{{ message['content'] + '[/INST]' }}{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}{% if loop.last %}"
+    "{{ 'Be kind. ' }}{% endif %}{{ message['content'] + '[/INST]' }}{% else %}{{ message['content'] + eos_token }}"
+    "{% endif %}{% endfor %}"
 )
 SPECIAL = (
     *("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
@@ -53,7 +54,7 @@ SPECIAL = (
 
 
 def tokenizer_of_bytes(template: str | None, *, sample: str = "") -> PreTrainedTokenizerFast:
-    """Make a tokenizer of single bytes (or of the characters of a `sample`, with a mark for blanks) with special tokens."""
+    """Make a tokenizer of single bytes, or of the characters of a `sample` with a mark for blanks."""
     if sample:
         characters = sorted({*sample, *"[INST/]", "▁"} - {" "})
         inner = Tokenizer(BPE({character: n for n, character in enumerate(characters)}, [], unk_token="▁"))

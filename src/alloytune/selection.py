@@ -98,7 +98,9 @@ def candidates(choice: Choice, roles: RoleTable, where: str) -> frozenset[str]:
 def sizes(roles: RoleTable) -> str:
     """Give the roles there are with their parameter counts, as `head 1,155, layers[0:6] 10,646,784, ...`."""
     counted = [
-        f"{role} {sum(prod(roles.shapes[name]) for name in names):,}" for role, names in sorted(roles.members.items()) if names
+        f"{role} {sum(prod(roles.shapes[name]) for name in names):,}"
+        for role, names in sorted(roles.members.items())
+        if names
     ]
     stacks = [f"{path}[0:{len(layers)}]" for path, layers in sorted(roles.stacks.items())]
     return ", ".join(counted + stacks)
@@ -110,7 +112,7 @@ def _resolve(selection: Selection, text: str, roles: RoleTable, where: str, choo
             first, second = (_resolve(part, text, roles, where, chooser) for part in (left, right))
             if chooser is REHEARSAL and operator == "-" and next(choices_in(right), None):
                 return first  # of which the choice may leave anything
-            if not second and operator in "|-" or not first and operator == "|":
+            if (not second and operator in "|-") or (not first and operator == "|"):
                 return first or second  # one is the head of a model that has none of its own
             certain = not any(choices_in(selection))
             return _join(first, operator, second, text, where, certain)

@@ -6,10 +6,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+import tiny
 from alloytune.errors import InputError
 from alloytune.models.source import locate
 

@@ -3,13 +3,13 @@
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from templates import CHATML, tokenizer_of_bytes
 from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel, LlamaConfig
 from transformers import LlamaForCausalLM as Llama
 
+import tiny
 from alloytune.tasks.answering import end_tokens, write_answers
+from templates import CHATML, tokenizer_of_bytes
 
 PROMPTS = [[5, 9, 7], [11, 6], [8, 8, 12, 14, 15, 9]]
 TOKENS = len(tiny.WORDS)
@@ -19,18 +19,48 @@ def make_model(name: str) -> Any:
     """Make a random model whose logits are far enough apart to rank without doubt."""
     torch.manual_seed(3)
     if name == "bart":
-        sizes = {f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in
-                 (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))}
-        config = BartConfig(vocab_size=TOKENS, d_model=16, max_position_embeddings=32, pad_token_id=0, bos_token_id=2,
-                            eos_token_id=3, decoder_start_token_id=2, forced_eos_token_id=None, init_std=0.5, **sizes)
+        sizes = {
+            f"{side}_{key}": n
+            for side in ("encoder", "decoder")
+            for key, n in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))
+        }
+        config = BartConfig(
+            vocab_size=TOKENS,
+            d_model=16,
+            max_position_embeddings=32,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            decoder_start_token_id=2,
+            forced_eos_token_id=None,
+            init_std=0.5,
+            **sizes,
+        )
         return BartForConditionalGeneration(config)
     if name == "gpt2":
-        config = GPT2Config(vocab_size=TOKENS, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=2,
-                            eos_token_id=3, initializer_range=0.5)
+        config = GPT2Config(
+            vocab_size=TOKENS,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=32,
+            bos_token_id=2,
+            eos_token_id=3,
+            initializer_range=0.5,
+        )
         return GPT2LMHeadModel(config)
-    config = LlamaConfig(vocab_size=TOKENS, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                         num_key_value_heads=1, intermediate_size=32, max_position_embeddings=32, bos_token_id=2,
-                         eos_token_id=3, initializer_range=0.5)
+    config = LlamaConfig(
+        vocab_size=TOKENS,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        bos_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.5,
+    )
     return Llama(config)
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from templates import CHATML, GEMMA, LLAMA, MARKED, MISTRAL, MOVING, THINKING, tokenizer_of_bytes
 from transformers import PreTrainedTokenizerFast
 
 from alloytune.tasks.dialogue import (
@@ -18,11 +17,10 @@ from alloytune.tasks.dialogue import (
     render_prompt,
     split_last_answer,
 )
+from templates import CHATML, GEMMA, LLAMA, MARKED, MISTRAL, MOVING, THINKING, tokenizer_of_bytes
 
 TURNS = ("Who was it?\n", "It was me,\nin the  garden.", "Why? 为什么", "Because.")
-TALK: list[Message] = [
-    {"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(TURNS)
-]
+TALK: list[Message] = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(TURNS)]
 
 
 def learned_parts(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast) -> list[str]:
@@ -41,7 +39,13 @@ def learned_parts(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFas
 
 @pytest.mark.parametrize(
     ("template", "end"),
-    [(CHATML, "<|im_end|>"), (LLAMA, "<|eot_id|>"), (GEMMA, "<end_of_turn>"), (MISTRAL, "</s>"), (MARKED, "<|im_end|>")],
+    [
+        (CHATML, "<|im_end|>"),
+        (LLAMA, "<|eot_id|>"),
+        (GEMMA, "<end_of_turn>"),
+        (MISTRAL, "</s>"),
+        (MARKED, "<|im_end|>"),
+    ],
     ids=["chatml", "llama", "gemma", "mistral", "marked"],
 )
 def test_answers_are_learned_with_their_end_and_nothing_else(template: str, end: str) -> None:

@@ -1,9 +1,8 @@
 """Tokens that are learned, and what a limit takes."""
 
 import tiny
-from templates import tokenizer_of_bytes
-
 from alloytune.tasks.marked import Marked, cut, cut_right, last_answer, mark_after, prompt_ids
+from templates import tokenizer_of_bytes
 
 NO, YES = False, True
 

@@ -1,17 +1,15 @@
 """Writing as a task: what carries loss, what is left out, and that packing and splitting change nothing."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import tiny
 import torch
-from templates import CHATML, tokenizer_of_bytes
 from transformers import AutoModelForCausalLM
 
+import tiny
 from alloytune.data.clean import strip
 from alloytune.tasks.asked import Form, form_of, rules_for
 from alloytune.tasks.generation import Generation
@@ -19,6 +17,7 @@ from alloytune.tasks.replies import NOT_LEARNED
 from alloytune.tasks.task import scores_of
 from alloytune.tasks.translation import Translation
 from alloytune.tasks.writing import Written
+from templates import CHATML, tokenizer_of_bytes
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,8 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the whol
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to make.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 PlaceArgument = Annotated[
-    str, typer.Argument(metavar="RUN|MODEL", help="The folder of a finished run, or a model: hub id, folder, GGUF file.")
+    str,
+    typer.Argument(metavar="RUN|MODEL", help="The folder of a finished run, or a model: hub id, folder, GGUF file."),
 ]
 NewTokensOption = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most; the run's own, or 256.")

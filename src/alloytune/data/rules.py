@@ -49,12 +49,12 @@ class Rules:
 
     `texts` are the columns that a model reads: a row needs all but those that are `optional`, and rows are compared by
     them. `answers` are those that it learns. `mended` are the columns whose white space and characters may be changed.
-    `strips` tells whether
-    white space at the ends of texts and answers is nothing. `sift` brings answers into one form and drops rows whose
-    answers cannot be used; columns may be absent. `answered` drops rows that hold a question without its answer, where
-    both stand in one column; it is not asked about rows that are to be answered. `strata` gives the label of every row, where a row has one. `require` raises an InputError for rows that nothing can be
-    learned from or judged on; `count` counts what should stand in the audit, by class; `warn` says, of the rows as
-    they were read, the rows kept and their counts, what may make them hard to learn.
+    `strips` tells whether white space at the ends of texts and answers is nothing. `sift` brings answers into one form
+    and drops rows whose answers cannot be used; columns may be absent. `answered` drops rows that hold a question
+    without its answer, where both stand in one column; it is not asked about rows that are to be answered. `strata`
+    gives the label of every row, where a row has one. `require` raises an InputError for rows that nothing can be
+    learned from or judged on; `count` counts what should stand in the audit, by class; `warn` says, of the rows as they
+    were read, the rows kept and their counts, what may make them hard to learn.
     """
 
     texts: tuple[str, ...]

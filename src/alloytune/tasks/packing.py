@@ -57,11 +57,11 @@ def pack(attention_mask: Tensor) -> Packed:
     starts: dict[int, tuple[int, int]] = {}
     for example in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
         fitting = (n for n, taken in enumerate(rows) if taken + lengths[example] <= attention_mask.shape[1])
-        row = next(fitting, len(rows))
-        if row == len(rows):
+        chosen = next(fitting, len(rows))
+        if chosen == len(rows):
             rows.append(0)
-        starts[example] = (row, rows[row])
-        rows[row] += lengths[example]
+        starts[example] = (chosen, rows[chosen])
+        rows[chosen] += lengths[example]
     old_row, old_place = attention_mask.nonzero(as_tuple=True)
     first = torch.tensor([starts[n] for n in range(len(lengths))], device=attention_mask.device)
     row, start = first[old_row].unbind(1)

@@ -1,4 +1,4 @@
-"""Examples of texts to be learned as token ids, for models that read and write in one row and for those with two sides."""
+"""Texts to be learned as token ids, for models that read and write in one row and for those with two sides."""
 
 from dataclasses import dataclass
 from itertools import chain

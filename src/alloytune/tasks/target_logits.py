@@ -19,7 +19,8 @@ def target_logits(model: Any, inputs: dict[str, Any], chosen: Tensor) -> Tensor:
         logits: Tensor = model(**inputs).logits
         return logits[chosen].float()
     with _only(head, chosen):
-        return model(**inputs).logits[0].float()
+        found: Tensor = model(**inputs).logits
+    return found[0].float()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How near a written answer is to the one that was wanted: exact match, chrF and BLEU by sacrebleu, ROUGE by rouge-score.
+"""How near a written answer is to the one that was wanted: exact match, chrF, BLEU (sacrebleu), ROUGE (rouge-score).
 
 Every score is made of a few numbers per row that add up over rows: two models are compared, and intervals drawn, from
 those numbers alone. For chrF and BLEU they are the library's own counts of n-grams, so that the score of some rows is
@@ -19,9 +19,11 @@ _WORDS = re.compile(r"[぀-ヿ㐀-䶿一-鿿豈-﫿]|[^\W_]+")  # a sign where s
 
 
 class TextScore(Protocol):
-    """One way of comparing answers. `size` numbers per row; values from 0 to 1."""
+    """One way of comparing answers. Values lie from 0 to 1."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Give how many numbers a row has."""
 
     def figures(self, answer: str, wanted: str) -> list[float]:
         """Give the numbers of one row."""
@@ -62,7 +64,7 @@ class CharacterF:
 
 @dataclass(frozen=True)
 class Bleu:
-    """BLEU with up to four words (Papineni et al. 2002), over the whole corpus; `words` says how text is cut into them."""
+    """BLEU of up to four words (Papineni et al. 2002), over the whole corpus; `words` says how text is cut."""
 
     words: str = "13a"
     size: int = 10
@@ -78,7 +80,7 @@ class Bleu:
 
 @dataclass(frozen=True)
 class Rouge:
-    """The mean over rows of ROUGE's F-score (Lin 2004): `rouge1` or `rouge2` of words, `rougeL` of the longest sequence.
+    """The mean over rows of ROUGE's F-score (Lin 2004): `rouge1` or `rouge2` of words, `rougeL` of the longest chain.
 
     Words are runs of letters and digits, and single signs of Chinese and Japanese, which the library's own cut drops.
     """

@@ -174,7 +174,9 @@ class Writing:
     def answers(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> list[Written]:
         """Give the loss of every example, and what the model writes behind its prompt."""
         assert isinstance(batch, WritingBatch)
-        losses = torch.cat([self._losses(model, part) for part in _parts(batch, int(model.config.get_text_config().vocab_size))])
+        losses = torch.cat(
+            [self._losses(model, part) for part in _parts(batch, int(model.config.get_text_config().vocab_size))]
+        )
         counts = (batch.targets != NOT_LEARNED).sum(1).tolist()
         asked = [n for n, prompt in enumerate(batch.prompts) if prompt]
         texts: dict[int, str] = {}
@@ -206,7 +208,9 @@ class Writing:
             text, wanted = answer.text, example.target.wanted
             is_compared = text is not None and wanted is not None and bool(scores)
             found = [n for score in scores.values() for n in score.figures(text or "", wanted or "")]
-            rows.append([answer.loss, float(answer.num_targets), float(is_compared), *(found if is_compared else empty)])
+            rows.append(
+                [answer.loss, float(answer.num_targets), float(is_compared), *(found if is_compared else empty)]
+            )
         return np.array(rows)
 
     def values(self, figures: np.ndarray) -> dict[str, float]:
@@ -230,7 +234,7 @@ class Writing:
         return {"answers": written[:NUM_SHOWN]} if written else {}
 
     def table(self, answers: Sequence[Written], examples: Sequence[Example]) -> pl.DataFrame:
-        """Give the column `answer`; for plain text `loss`, `perplexity` and `tokens`, of the tokens that are learned."""
+        """Give the column `answer`; for plain text `loss`, `perplexity` and the number of `tokens` that are learned."""
         if form_of(self.columns) != "text":
             return pl.DataFrame({"answer": [answer.text for answer in answers]}, schema={"answer": pl.String})
         losses = [answer.loss / max(answer.num_targets, 1) for answer in answers]
