@@ -61,6 +61,7 @@ ANYTHING_BELOW = {
     "run",
     "snapshots",
     "stages",
+    "talk",
     "use",
     "verdict",
     "__init__",

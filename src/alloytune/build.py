@@ -21,7 +21,7 @@ from alloytune.machine import Machine, find_machine
 from alloytune.models.adapters import Attachment
 from alloytune.models.combine import Combination
 from alloytune.models.folder import read_folder
-from alloytune.models.load import load_model, load_tokenizer, token_limit
+from alloytune.models.load import is_two_sided, load_model, load_tokenizer, token_limit
 from alloytune.models.methods import METHODS, Method
 from alloytune.models.roles import Roles
 from alloytune.models.source import locate
@@ -98,12 +98,17 @@ def build_rules(recipe: Recipe, columns: Collection[str] | None = None) -> Rules
     return find_task(recipe.task_name).rules(recipe.task_settings, names)
 
 
+def task_settings(recipe: Recipe, source: str) -> dict[str, Any]:
+    """Give the settings of the recipe's task, and what it must know of the model: whether it has two sides."""
+    return recipe.task_settings | {"is_two_sided": is_two_sided(source)}
+
+
 def build_session(recipe: Recipe, dataset: Dataset) -> Session:
     """Load model and tokenizer, put the task's head on, tokenize the splits."""
     assert recipe.model is not None
     source = locate(recipe.model)
     machine = find_machine(recipe.precision)
-    task = find_task(recipe.task_name).learn(recipe.task_settings, dataset.train)
+    task = find_task(recipe.task_name).learn(task_settings(recipe, source), dataset.train)
     tokenizer = load_tokenizer(source)
     model, fresh = load_model(task.auto_class, source, tokenizer, recipe.seed, **task.config)
     max_length = token_limit(model, tokenizer, recipe.max_length)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import polars as pl
@@ -10,15 +11,17 @@ from alloytune.build import Session
 from alloytune.data.prepare import Dataset
 from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict, raw_outputs
+from alloytune.models.load import writing_class
 from alloytune.models.save import Places, save_tuned, verify_saved
 from alloytune.models.weights import named_weights
 from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.report.card import model_card
-from alloytune.tasks.task import Task
+from alloytune.tasks.task import Example, Task
 from alloytune.watch import Watcher
 
 NUM_SHOWN = 5  # predictions shown at the end
 NUM_VERIFIED = 32  # rows whose outputs are compared after saving
+TOKENS_VERIFIED = 1024  # of theirs, padding included: a language model has a number for each word at each of them
 
 
 def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watcher) -> None:
@@ -32,9 +35,9 @@ def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watch
         results["predictions"] = _shown_predictions(session, dataset, answers)
     watcher.on_finish("saving, and loading what was saved in a fresh process")
     split = "test" if session.examples["test"] else "validation"
-    batch = session.task.collate(session.examples[split][:NUM_VERIFIED], session.tokenizer)
+    batch = session.task.collate(_verified(session.examples[split]), session.tokenizer)
     expected = raw_outputs(session.state.model, batch, session.machine.exact())
-    auto_class = session.task.auto_class.__name__
+    auto_class = writing_class(session.task.auto_class, session.state.model.config).__name__
     places = Places(session.source, folder.model, folder.adapter, folder.base, auto_class)
     results["adapters"] = [attachment.name for attachment in session.state.attachments]
     if session.task.tunes:
@@ -48,6 +51,13 @@ def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watch
     )
     folder.write("results.json", results)
     watcher.on_end(folder)
+
+
+def _verified(examples: Sequence[Example]) -> Sequence[Example]:
+    """Give the first rows, at least one, that are not too many to compare."""
+    longest = accumulate((example.num_tokens for example in examples[:NUM_VERIFIED]), max)
+    fitting = [number for number, tokens in enumerate(longest, 1) if number * tokens <= TOKENS_VERIFIED]
+    return examples[: max(fitting, default=1)]
 
 
 def _tuned(session: Session) -> Task:

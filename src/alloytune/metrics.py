@@ -28,6 +28,13 @@ METRICS = {
     "f1": Metric("F1"),
     "precision": Metric("precision"),
     "recall": Metric("recall"),
+    "perplexity": Metric("perplexity", lower=True, least=1.0, most=math.inf),
+    "exact_match": Metric("exact match"),
+    "chrf": Metric("chrF"),
+    "bleu": Metric("BLEU"),
+    "rouge_1": Metric("ROUGE-1"),
+    "rouge_2": Metric("ROUGE-2"),
+    "rouge_l": Metric("ROUGE-L"),
 }
 
 

@@ -76,7 +76,10 @@ def select(text: str, roles: RoleTable, where: str, chooser: Chooser | None = No
     nothing, or when a part changes nothing (`all | head`: the head is in `all` already); and when it makes a choice
     where there is no chooser.
     """
-    return _resolve(parse(text), text, roles, where, chooser)
+    selected = _resolve(parse(text), text, roles, where, chooser)
+    if not selected.names:
+        raise InputError(where, f"{text!r}: this model has no head of its own", f"there are: {sizes(roles)}")
+    return selected
 
 
 def resolve(text: str, roles: RoleTable, where: str, chooser: Chooser | None = None) -> frozenset[str]:
@@ -95,7 +98,9 @@ def candidates(choice: Choice, roles: RoleTable, where: str) -> frozenset[str]:
 def sizes(roles: RoleTable) -> str:
     """Give the roles there are with their parameter counts, as `head 1,155, layers[0:6] 10,646,784, ...`."""
     counted = [
-        f"{role} {sum(prod(roles.shapes[name]) for name in names):,}" for role, names in sorted(roles.members.items())
+        f"{role} {sum(prod(roles.shapes[name]) for name in names):,}"
+        for role, names in sorted(roles.members.items())
+        if names
     ]
     stacks = [f"{path}[0:{len(layers)}]" for path, layers in sorted(roles.stacks.items())]
     return ", ".join(counted + stacks)
@@ -107,12 +112,16 @@ def _resolve(selection: Selection, text: str, roles: RoleTable, where: str, choo
             first, second = (_resolve(part, text, roles, where, chooser) for part in (left, right))
             if chooser is REHEARSAL and operator == "-" and next(choices_in(right), None):
                 return first  # of which the choice may leave anything
+            if (not second and operator in "|-") or (not first and operator == "|"):
+                return first or second  # one is the head of a model that has none of its own
             certain = not any(choices_in(selection))
             return _join(first, operator, second, text, where, certain)
         case Choice():
             return _choose(selection, text, roles, where, chooser)
         case Role(path):
             names = _members(path, roles)
+            if path in roles.members:
+                return Selected(names)
         case Layers(path, index):
             names = _layers(path, index, roles)
         case Named(pattern):

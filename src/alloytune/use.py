@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from alloytune.build import build_rules
+from alloytune.build import build_rules, task_settings
 from alloytune.data.clean import drop_missing, repair, strip
 from alloytune.data.columns import require_columns
 from alloytune.data.parse import parse_table
@@ -93,7 +93,8 @@ class Tuned:
         that `tune` takes, and is treated as the training's rows were. `where` names it in errors.
         """
         chosen = self._choose_columns(parse_table(table), where, list(self.recipe.columns))
-        examples, answers = self._answers(self._clean(chosen))
+        rules = build_rules(self.recipe)
+        examples, answers = self._answers(rules.answered(self._clean(chosen))[0])
         if not examples:
             *texts, last = self.recipe.columns
             raise InputError(str(where), f"no row has both {' and '.join(texts)} and {last}", "give rows with both")
@@ -159,9 +160,10 @@ def load_tuned(path: str | Path) -> Tuned:
     folder = RunFolder.open(Path(path))
     results = folder.read("results.json")
     recipe = recipe_from(results["recipe"], source=str(folder.path / "results.json"))
-    task = find_task(recipe.task_name).recall(recipe.task_settings, results["learned"])
     whole = "model" in results["saved"]
     source = str(folder.model if whole else folder.base)
+    settings = task_settings(recipe, source)
+    task = find_task(recipe.task_name).recall(settings, results["learned"])
     tokenizer = load_tokenizer(source)
     model, _ = load_model(task.auto_class, source, tokenizer, 0, **task.config)
     limit = token_limit(model, tokenizer, results["max_length"])

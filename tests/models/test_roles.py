@@ -191,12 +191,13 @@ FAMILIES = {
         remarks=("lm_head.weight: tied to transformer.wte.weight",),
     ),
     "gpt-neox, words, untied": Family(
-        *("GPTNeoXForCausalLM", "GPTNeoXConfig", PLAIN, NEOX_PARTS, {"lm_head.weight"}, {"gpt_neox.embed_in.weight"}),
+        *("GPTNeoXForCausalLM", "GPTNeoXConfig", PLAIN, NEOX_PARTS),
+        *(set(), {"gpt_neox.embed_in.weight", "lm_head.weight"}),
     ),
     "mixtral, experts in one tensor": Family(
         *("MixtralForCausalLM", "MixtralConfig", DECODER | {"num_local_experts": 3}),
         LLAMA_PARTS | {"mlp.up": "gate_up_proj", "mlp.gate": "gate_up_proj"},
-        *({"lm_head.weight"}, {"model.embed_tokens.weight"}),
+        *(set(), {"model.embed_tokens.weight", "lm_head.weight"}),
         remarks=("gate_up_proj: one weight for mlp.gate, mlp.up",),
     ),
     "t5, words, tied": Family(
@@ -288,12 +289,14 @@ def test_norms_and_biases(family: Family) -> None:
     assert {name for name in members["all"] if name.endswith("bias")} == members.get("bias", set())
 
 
-def test_an_output_layer_beside_an_inlined_body_is_the_head() -> None:
+def test_the_layer_that_writes_words_is_of_the_embeddings_and_no_head() -> None:
     model = build(FAMILIES["t5, words, tied"])
     assert isinstance(model.lm_head, nn.Linear)
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
 
-    assert find_roles(model).members["head"] == {"lm_head.weight"}
+    members = find_roles(model).members
+    assert members["head"] == set()
+    assert members["embeddings"] == {"shared.weight", "lm_head.weight"}
 
 
 def test_two_sides() -> None:

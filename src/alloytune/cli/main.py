@@ -31,7 +31,7 @@ console = Console()
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Hub id, folder, or package:NAME/PATH inside an installed package.")
+    str | None, typer.Option("--model", help="Hub id, folder, GGUF file, or package:NAME/PATH inside a package.")
 ]
 DataOption = Annotated[str | None, typer.Option("--data", help="Training table: CSV, TSV, JSONL or Parquet.")]
 ValidationOption = Annotated[str | None, typer.Option("--validation", help="Validation table; else cut from --data.")]
@@ -45,6 +45,17 @@ SetOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the whole run.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to make.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+PlaceArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN|MODEL", help="The folder of a finished run, or a model: hub id, folder, GGUF file."),
+]
+NewTokensOption = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most; the run's own, or 256.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0.0, help="Above 0 words are drawn; 0 takes the likeliest.")
+]
+DrawOption = Annotated[int, typer.Option("--seed", help="Seed of the words that are drawn.")]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the table.")]
 
 
@@ -192,6 +203,46 @@ def evaluate(
     if scores["left_out"]:
         typer.echo(f"{scores['left_out']} rows without {' or '.join(tuned.recipe.columns)} are left out", err=True)
     console.print(test_table(scores))
+
+
+@app.command()
+def generate(
+    place: PlaceArgument,
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to answer, each for itself.")],
+    max_new_tokens: NewTokensOption = None,
+    temperature: TemperatureOption = 0.0,
+    seed: DrawOption = 0,
+) -> None:
+    """Write an answer to each prompt: a quick look at a run's model, or at one as it came."""
+    from alloytune.models.load import quiet
+    from alloytune.talk import load_writer
+
+    quiet()
+    writer = load_writer(place, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    for answer in writer.answer(prompts):
+        typer.echo(answer)
+
+
+@app.command()
+def chat(
+    place: PlaceArgument,
+    max_new_tokens: NewTokensOption = None,
+    temperature: TemperatureOption = 0.0,
+    seed: DrawOption = 0,
+) -> None:
+    """Talk with a run's model, or with one as it came; /new begins anew, /quit ends."""
+    from alloytune.models.load import quiet
+    from alloytune.talk import converse, load_writer
+
+    quiet()
+    writer = load_writer(place, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    is_terminal = sys.stdin.isatty()
+
+    def ask() -> None:
+        if is_terminal:
+            typer.echo("> ", nl=False)
+
+    converse(writer, sys.stdin, ask, stream=is_terminal)
 
 
 @app.command()

@@ -26,7 +26,9 @@ class Repair:
 
 
 def strip(table: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    """Take the white space off the ends of texts and answers."""
+    """Take the white space off the ends of texts and answers, where it is nothing."""
+    if not rules.strips:
+        return table
     names = [name for name in (*rules.mended, *rules.answers) if name in table.columns]
     return table.with_columns(pl.col(*names).str.strip_chars()) if names else table
 

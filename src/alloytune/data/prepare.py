@@ -83,7 +83,11 @@ def _clean(sources: list[Source], settings: DataSettings) -> tuple[pl.DataFrame,
     rules = settings.rules
     rows = strip(pl.concat([source.table for source in sources]), rules)
     rows, repairs = repair(rows, rules) if settings.repair else (rows, [])
-    steps: list[Callable[[pl.DataFrame, Rules], Sieved]] = [drop_missing, lambda rows, rules: rules.sift(rows)]
+    steps: list[Callable[[pl.DataFrame, Rules], Sieved]] = [
+        drop_missing,
+        lambda rows, rules: rules.sift(rows),
+        lambda rows, rules: rules.answered(rows),
+    ]
     steps += [drop_contradicting, drop_repeated] if settings.contradicts else [drop_repeated]
     if len(sources) > 1:
         steps += [drop_across, drop_near_across] if settings.near_duplicates else [drop_across]

@@ -49,17 +49,21 @@ class Rules:
 
     `texts` are the columns that a model reads: a row needs all but those that are `optional`, and rows are compared by
     them. `answers` are those that it learns. `mended` are the columns whose white space and characters may be changed.
-    `sift` brings answers into one form and drops rows whose answers cannot be used; columns may be absent. `strata`
+    `strips` tells whether white space at the ends of texts and answers is nothing. `sift` brings answers into one form
+    and drops rows whose answers cannot be used; columns may be absent. `answered` drops rows that hold a question
+    without its answer, where both stand in one column; it is not asked about rows that are to be answered. `strata`
     gives the label of every row, where a row has one. `require` raises an InputError for rows that nothing can be
-    learned from or judged on; `count` counts what should stand in the audit, by class; `warn` says, of the rows as
-    they were read, the rows kept and their counts, what may make them hard to learn.
+    learned from or judged on; `count` counts what should stand in the audit, by class; `warn` says, of the rows as they
+    were read, the rows kept and their counts, what may make them hard to learn.
     """
 
     texts: tuple[str, ...]
     answers: tuple[str, ...]
     optional: frozenset[str] = frozenset()
     mended: tuple[str, ...] = ()
+    strips: bool = True
     sift: Callable[[pl.DataFrame], Sieved] = keep_all
+    answered: Callable[[pl.DataFrame], Sieved] = keep_all
     strata: Callable[[pl.DataFrame], list[str]] | None = None
     require: Callable[[Given], None] = lambda given: None
     count: Callable[[pl.DataFrame], dict[str, int]] = lambda rows: {}

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from alloytune.errors import InputError
 from alloytune.models.roles import Roles, find_roles
@@ -35,6 +42,20 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def is_two_sided(source: str) -> bool:
+    """Tell whether a model is an encoder with a decoder; one that cannot be read is refused when it is loaded."""
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # a damaged folder fails in many libraries' ways
+        raise _cannot_load(source, "model", error) from error
+    return bool(config.is_encoder_decoder)
+
+
+def writing_class(auto_class: Any, config: Any) -> Any:
+    """Give the Auto class for a model: where texts are to be written, an encoder with a decoder has its own."""
+    return AutoModelForSeq2SeqLM if auto_class is AutoModelForCausalLM and config.is_encoder_decoder else auto_class
+
+
 def load_model(
     auto_class: Any, source: str, tokenizer: PreTrainedTokenizerBase, seed: int, **config: Any
 ) -> tuple[PreTrainedModel, frozenset[str]]:
@@ -48,7 +69,7 @@ def load_model(
     try:
         own = AutoConfig.from_pretrained(source, trust_remote_code=False)
         settings = _task_config(source, tokenizer, config)
-        model, info = auto_class.from_pretrained(
+        model, info = writing_class(auto_class, own).from_pretrained(
             source,
             config=settings,
             dtype=torch.float32,

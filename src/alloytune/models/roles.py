@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from alloytune.models.tree import (
@@ -47,12 +48,13 @@ class Roles:
     """Which parameters play which role. Names are canonical (see `canonical_name`); tied weights appear once.
 
     `shapes` lists every parameter in the model's order, adapters too. `members` maps a role to its names: "all" (no
-    adapters), "embeddings", "layers", "attention" with ".query", ".key", ".value" and ".output", "mlp" with ".up",
-    ".gate" and ".down", "norm", "bias", "head", "pooler", "adapter" with ".NAME"; in two-sided models "encoder",
-    "decoder" and "cross" as well. Roles overlap; one without members is absent. `stacks` holds "layers", one set of
-    names per layer, bottom first; in two-sided models "encoder.layers" and "decoder.layers", and "layers" is the one
-    after the other. `shared` says in words what the names do not: tied weights, fused projections, layers that share
-    their weights, weights that play no role.
+    adapters), "embeddings" (with the layer that a language model writes words with), "layers", "attention" with
+    ".query", ".key", ".value" and ".output", "mlp" with ".up", ".gate" and ".down", "norm", "bias", "head", "pooler",
+    "adapter" with ".NAME"; in two-sided models "encoder", "decoder" and "cross" as well. Roles overlap; one without
+    members is absent, but for the head of a language model. `stacks` holds "layers", one set of names per layer, bottom
+    first; in two-sided models "encoder.layers" and "decoder.layers", and "layers" is the one after the other. `shared`
+    says in words what the names do not: tied weights, fused projections, layers that share their weights, weights that
+    play no role.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -83,8 +85,11 @@ def find_roles(model: nn.Module) -> Roles:
             pairs.extend(_layer_roles(layer, _width(model, layer)))
     inside = frozenset[str]().union(*stacks.get("layers", ()))
     pairs.extend(("layers", name) for name in inside)
-    pairs.extend(_outer_roles(weights, base, inside, two_sided="encoder.layers" in stacks))
+    outputs = _output_layer(model)
+    pairs.extend(_outer_roles(weights, base, inside, outputs, two_sided="encoder.layers" in stacks))
     members = _group(pairs)
+    if outputs is not None:
+        members.setdefault("head", frozenset())
     remarks = (*_tied(weights, inside), *_fused(weights, members), *_repeated(model, stacks), *_idle(members))
     shapes = {canonical_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return Roles(shapes=shapes, members=members, stacks=stacks, shared=remarks)
@@ -173,8 +178,12 @@ def _width(model: nn.Module, layer: Layer) -> int | None:
 # Roles of the whole model.
 
 
-def _outer_roles(weights: list[Weight], base: str, inside: frozenset[str], two_sided: bool) -> Iterator[_Pair]:
+def _outer_roles(
+    weights: list[Weight], base: str, inside: frozenset[str], outputs: nn.Module | None, *, two_sided: bool
+) -> Iterator[_Pair]:
     heads = _heads(weights, base, inside)
+    written = frozenset(weight.name for weight in weights if outputs is not None and weight.owner is outputs)
+    heads -= written
     widths = {weight.parameter.shape[-1] for weight in weights if isinstance(weight.owner, nn.Embedding)}
     for weight in weights:
         roles = ["all"]
@@ -183,9 +192,20 @@ def _outer_roles(weights: list[Weight], base: str, inside: frozenset[str], two_s
         roles += [side[1]] if side else []
         if weight.name in heads:
             roles.append("head")
+        elif weight.name in written and not weight.is_bias:
+            roles.append("embeddings")
         elif weight.name not in inside:
             roles += _body_roles(weight, widths)
         yield from ((role, weight.name) for role in roles)
+
+
+def _output_layer(model: nn.Module) -> nn.Module | None:
+    """Give the layer that a language model writes words with; it came with the model, and is no task's head."""
+    find = getattr(model, "get_output_embeddings", None)
+    layer = find() if find is not None else None
+    while isinstance(layer, BaseTunerLayer):
+        layer = layer.get_base_layer()
+    return layer
 
 
 def _body_roles(weight: Weight, embedding_widths: set[int]) -> list[str]:

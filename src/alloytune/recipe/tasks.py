@@ -11,11 +11,13 @@ from dataclasses import dataclass
 class Form:
     """One way of writing a task's examples: the keys of `data` that name their columns, in the columns' order.
 
-    A column that is not optional and that no key names is the one of the key's own name.
+    A column that is not optional and that no key names is the one of the key's own name. `unscored` are metrics of the
+    task that examples so written cannot be scored by.
     """
 
     keys: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    unscored: tuple[str, ...] = ()
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -50,6 +52,8 @@ class TaskWords:
         return {key: given.get(key, key) for key in form.keys if key in form.required or key in given}
 
 
+OF_ANSWERS = ("exact_match", "chrf", "bleu", "rouge_1", "rouge_2", "rouge_l")  # metrics of answers that are written
+
 TASKS = {
     "classification": TaskWords(
         about="one label for a text or a pair of texts",
@@ -72,6 +76,32 @@ TASKS = {
         about="entities in a sentence, by tags of its tokens or spans of its characters",
         forms=(Form(("tokens", "tags")), Form(("text", "spans"))),
         metrics=("f1", "precision", "recall", "accuracy", "loss"),
+        regularises=("label_smoothing", "r_drop"),
+    ),
+    "generation": TaskWords(
+        about="an answer to an instruction, the assistant's turns of a dialogue, a completion, or plain text",
+        forms=(
+            Form(("instruction", "input", "output"), optional=("input",)),
+            Form(("messages",)),
+            Form(("prompt", "completion")),
+            Form(("text",), unscored=OF_ANSWERS),
+        ),
+        metrics=("loss", "perplexity", "exact_match", "chrf", "rouge_l"),
+        contradicts=False,
+        regularises=("label_smoothing", "r_drop"),
+    ),
+    "translation": TaskWords(
+        about="a translation of a text",
+        forms=(Form(("source", "target")),),
+        metrics=("loss", "perplexity", "chrf", "bleu", "exact_match"),
+        contradicts=False,
+        regularises=("label_smoothing", "r_drop"),
+    ),
+    "summarization": TaskWords(
+        about="a summary of a text",
+        forms=(Form(("source", "target")),),
+        metrics=("loss", "perplexity", "rouge_1", "rouge_2", "rouge_l", "chrf"),
+        contradicts=False,
         regularises=("label_smoothing", "r_drop"),
     ),
 }

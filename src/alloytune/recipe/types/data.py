@@ -46,6 +46,16 @@ class Data(Part):
             "label, in characters."
         ),
     )
+    instruction: str | None = Field(None, description="Column with what is to be done; `instruction` where absent.")
+    input: str | None = Field(None, description="Column with what an instruction is about; may be empty.")
+    output: str | None = Field(None, description="Column with the answer to an instruction; `output` where absent.")
+    messages: str | None = Field(
+        None, description="Column with conversations, lists of {role, content} or {from, value}; JSON in a CSV file."
+    )
+    prompt: str | None = Field(None, description="Column with the beginning of a text, read as it stands.")
+    completion: str | None = Field(None, description="Column with what follows the prompt, blanks included.")
+    source: str | None = Field(None, description="Column with the text to translate or to sum up.")
+    target: str | None = Field(None, description="Column with its translation or summary.")
     encoding: str = Field("utf-8", description="Encoding of CSV, TSV and JSONL files.")
     rows: int | None = Field(
         None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from alloytune.recipe.tasks import TASKS, TaskWords
+from alloytune.recipe.tasks import OF_ANSWERS, TASKS, TaskWords
 from alloytune.recipe.types.data import Data
 from alloytune.recipe.types.stage import Stage
 from alloytune.recipe.types.task import Task, TaskName, settings_of
@@ -46,7 +46,7 @@ class RecipeHead(Part):
         ),
     )
     model: str | None = Field(
-        None, description="Hub id, folder, or package:NAME/PATH for a model inside an installed package."
+        None, description="Hub id, folder, GGUF file, or package:NAME/PATH for a model inside an installed package."
     )
     task: TaskName | Task = Field(
         "classification", description="What is learned: a task's name, or a mapping with its settings."
@@ -93,6 +93,14 @@ class RecipeHead(Part):
     def columns(self) -> dict[str, str]:
         """Give the columns that are read, by the keys of `data`."""
         return self.words.columns(self.data.named)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Give the metrics that there are for the task, its settings and the way its examples are written."""
+        words, settings = self.words, self.task_settings
+        form = words.form(self.data.named) or words.forms[0]
+        unscored = OF_ANSWERS if settings.get("generate") == 0 else form.unscored
+        return tuple(metric for metric in words.metrics if metric not in unscored)
 
     @property
     def scored_by(self) -> str:

@@ -6,7 +6,9 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonS
 
 from alloytune.recipe.types.values import Part
 
-TaskName = Literal["classification", "multilabel", "regression", "tagging"]
+TaskName = Literal[
+    "classification", "multilabel", "regression", "tagging", "generation", "translation", "summarization"
+]
 
 
 class Classification(Part):
@@ -61,6 +63,54 @@ class Tagging(Part):
     """Entities in a sentence; the loss is cross-entropy at the first token of every word."""
 
 
+class _Writing(Part):
+    packing: bool = Field(
+        True,
+        description=(
+            "Let short examples share a row where that fills padding; none sees another. Models that cannot keep them "
+            "apart, and encoders with decoders, take them one to a row anyhow."
+        ),
+    )
+    generate: int = Field(
+        64,
+        ge=0,
+        description=(
+            "Rows, the first of a split, for which an answer is written and compared when the split is scored; the "
+            "loss counts all rows. 0 writes none, and leaves the metrics of written answers away."
+        ),
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Tokens of a written answer at most.")
+
+
+_PROMPT = Field(
+    None,
+    description=(
+        "What is asked, with {source} where the source text goes. Where absent, encoders with decoders read the source "
+        "alone, and decoders are asked in a few words of English."
+    ),
+)
+
+
+class Generation(_Writing):
+    """Answers are learned token by token; instructions and messages are written by the tokenizer's chat template."""
+
+
+class Translation(_Writing):
+    """A source text and its translation."""
+
+    prompt: str | None = _PROMPT
+    bleu_words: Literal["13a", "intl", "zh", "char"] = Field(
+        "13a",
+        description="How sacrebleu cuts texts into words for BLEU: 13a or intl at blanks and punctuation, zh, or char.",
+    )
+
+
+class Summarization(_Writing):
+    """A source text and its summary."""
+
+    prompt: str | None = _PROMPT
+
+
 class Task(Part):
     """What is learned, with its settings: exactly one task."""
 
@@ -70,6 +120,9 @@ class Task(Part):
     multilabel: Multilabel | None = Field(None, description="Any number of labels for a text or a pair of texts.")
     regression: Regression | None = Field(None, description="A number for a text or a pair of texts.")
     tagging: Tagging | None = Field(None, description="Entities in a sentence; it has no settings.")
+    generation: Generation | None = Field(None, description="Answers, turns of a dialogue, completions or plain text.")
+    translation: Translation | None = Field(None, description="A translation of a text.")
+    summarization: Summarization | None = Field(None, description="A summary of a text.")
 
     @property
     def named(self) -> list[str]:

@@ -1,0 +1,121 @@
+"""A quick look at a model that writes: answers to single prompts, and a conversation."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, TextStreamer
+
+from alloytune.errors import InputError
+from alloytune.machine import find_machine
+from alloytune.models.load import load_model, load_tokenizer
+from alloytune.models.source import locate
+from alloytune.tasks.answering import model_room, write_answers
+from alloytune.tasks.asked import Asked, Form, ask, form_of
+from alloytune.tasks.dialogue import Message, give_template
+from alloytune.tasks.replies import tokenize_reply, tokenize_sides
+from alloytune.tasks.writing import Writing
+from alloytune.use import load_tuned
+
+_COLUMN: dict[Form, str] = {
+    "instruction": "instruction",
+    "completion": "prompt",
+    "source": "source",
+    "messages": "instruction",
+    "text": "prompt",
+}
+
+
+@dataclass
+class Writer:
+    """A model that writes. `form` is how its examples were written, `prompt` what is asked of a source text."""
+
+    model: Any
+    tokenizer: Any
+    form: Form
+    prompt: str = "{source}"
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    said: list[Message] = field(default_factory=list)
+
+    def answer(self, texts: Sequence[str]) -> list[str]:
+        """Answer prompts, each for itself, as the examples of training were asked."""
+        column = _COLUMN[self.form]
+        form = form_of((column,))
+        asked = [ask({column: text}, form, self.prompt) for text in texts]
+        return self._write(asked)
+
+    def reply(self, text: str, show: bool = False) -> str:
+        """Answer with all that was said before in mind; `show` prints words as they are written.
+
+        The oldest turns are forgotten when the model has no room for them.
+        """
+        self.said.append({"role": "user", "content": text})
+        streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True) if show else None
+        try:
+            (answer,) = self._write([Asked(tuple(self.said))], streamer)
+        except InputError:
+            self.said.pop()
+            raise
+        self.said.append({"role": "assistant", "content": answer})
+        return answer
+
+    def _write(self, asked: Sequence[Asked], streamer: Any = None) -> list[str]:
+        is_two_sided = self.model.config.is_encoder_decoder
+        room = model_room(self.model)
+        limit = None if room is None or is_two_sided else max(room - self.max_new_tokens, room // 2)
+        tokenize = tokenize_sides if is_two_sided else tokenize_reply
+        prompts = []
+        for one in asked:
+            found = tokenize("", one, self.tokenizer, limit)
+            if found.example is None:
+                raise InputError("prompt", found.reason, "ask in another way")
+            prompts.append(found.example.target.prompt)
+        return write_answers(
+            *(self.model, prompts, self.tokenizer, self.max_new_tokens),
+            temperature=self.temperature,
+            streamer=streamer,
+        )
+
+
+def load_writer(place: str, *, max_new_tokens: int | None, temperature: float, seed: int) -> Writer:
+    """Load what a run left, or a model as it is; raises InputError where it does not write."""
+    torch.manual_seed(seed)
+    if (Path(place) / "results.json").exists():
+        tuned = load_tuned(place)
+        if not isinstance(tuned.task, Writing):
+            raise InputError("run", f"its task is {tuned.recipe.task_name}, which writes no texts", "use predict")
+        form, prompt, limit = form_of(tuned.task.columns), tuned.task.prompt, tuned.task.max_new_tokens
+        return Writer(tuned.model, tuned.tokenizer, form, prompt, max_new_tokens or limit, temperature)
+    source = locate(place)
+    tokenizer = load_tokenizer(source)
+    model, _ = load_model(AutoModelForCausalLM, source, tokenizer, seed)
+    form = "instruction" if getattr(tokenizer, "chat_template", None) else "text"
+    device = find_machine().device
+    return Writer(model.to(device), tokenizer, form, "{source}", max_new_tokens or 256, temperature)
+
+
+def converse(writer: Writer, lines: Iterable[str], show: Callable[[], None], *, stream: bool) -> None:
+    """Answer line after line; an empty line is passed over, `/new` forgets what was said, `/quit` ends.
+
+    `show` is called before every line that is read.
+    """
+    if writer.model.config.is_encoder_decoder:
+        raise InputError("chat", "a model that reads apart from what it writes keeps no conversation", "use generate")
+    give_template(writer.tokenizer)
+    show()
+    for line in lines:
+        match line.strip():
+            case "/quit":
+                return
+            case "/new":
+                writer.said.clear()
+            case "":
+                pass
+            case text:
+                answer = writer.reply(text, show=stream)
+                if not stream:
+                    print(answer)
+        show()

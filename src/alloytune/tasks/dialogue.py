@@ -1,0 +1,164 @@
+"""Conversations as token ids, with a mark on what the assistant says: its words and the token that ends its turn."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from alloytune.tasks.marked import Marked, Span, mark
+
+Message = dict[str, str]  # role and content
+
+ROLES = ("system", "user", "assistant", "tool")
+_OTHER_NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+# For models that have no template of their own: no new tokens, and words that any tokenizer has.
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}"
+    "{% for message in messages %}"
+    "{{ '### ' + message['role'].capitalize() + ':\\n' + message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\\n\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}"
+)
+
+
+class UnfitChatError(ValueError):
+    """A conversation that nothing can be learned from; the text says why."""
+
+
+def read_messages(cell: str) -> list[Message]:
+    """Read a conversation from JSON: a list of {role, content}, or of {from, value} as ShareGPT writes them.
+
+    Raises UnfitChatError where it is no such list.
+    """
+    try:
+        given = json.loads(cell)
+    except ValueError as error:
+        raise UnfitChatError("the messages are not JSON") from error
+    if not isinstance(given, list) or not given:
+        raise UnfitChatError("the messages are no list")
+    return [_read_message(message) for message in given]
+
+
+def instruction_messages(instruction: str, given: str | None, output: str | None) -> list[Message]:
+    """Make a conversation of an instruction, what it is about (may be empty), and the answer (None: still to come)."""
+    asked = f"{instruction}\n\n{given}" if given else instruction
+    messages = [{"role": "user", "content": asked}]
+    return messages if output is None else [*messages, {"role": "assistant", "content": output}]
+
+
+def require_answer(messages: Sequence[Message]) -> None:
+    """Raise UnfitChatError where the assistant says nothing."""
+    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+        raise UnfitChatError("no assistant turn")
+
+
+def give_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer that has no chat template the plain one; it is saved with the model."""
+    if not getattr(tokenizer, "chat_template", None):
+        tokenizer.chat_template = PLAIN_TEMPLATE
+
+
+def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Write a conversation down to where the assistant is to answer."""
+    return _render(messages, tokenizer, prompt=True)
+
+
+def split_last_answer(messages: Sequence[Message]) -> tuple[list[Message], str]:
+    """Give what stands before the assistant's last turn, and what it says there.
+
+    Raises UnfitChatError where it says nothing.
+    """
+    places = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    if not places:
+        raise UnfitChatError("no assistant turn")
+    return list(messages[: places[-1]]), messages[places[-1]]["content"]
+
+
+def mark_answers(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Marked:
+    """Tokenize a conversation by the tokenizer's template and mark what the assistant says.
+
+    Where the template marks it itself ({% generation %}), that is taken. Else the conversation is written down to
+    each of the assistant's turns, and the turn is what the whole has beyond that: up to and with the special token that
+    ends it. Raises UnfitChatError where the template refuses the conversation or writes its beginning otherwise when
+    more follows.
+    """
+    require_answer(messages)
+    if _GENERATION.search(str(tokenizer.chat_template)):
+        return _marked_by_template(messages, tokenizer)
+    whole = _render(messages, tokenizer, prompt=False)
+    spans = [
+        _find_turn(messages, place, whole, tokenizer)
+        for place, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+    return mark(whole, spans, tokenizer, special=False)
+
+
+def _read_message(message: Any) -> Message:
+    if not isinstance(message, Mapping):
+        raise UnfitChatError("a message is no mapping of role and content")
+    role = message.get("role", message.get("from"))
+    content = message.get("content", message.get("value"))
+    role = _OTHER_NAMES.get(str(role), role)
+    if role not in ROLES:
+        raise UnfitChatError(f"a message is of nobody known: role {role!r}")
+    if not isinstance(content, str):
+        raise UnfitChatError(f"a message of the {role} holds no text")
+    return {"role": str(role), "content": content}
+
+
+def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, prompt: bool) -> str:
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
+    except TemplateError as error:
+        raise UnfitChatError(f"the chat template refuses it: {error}") from error
+    return str(text)
+
+
+def _find_turn(messages: Sequence[Message], place: int, whole: str, tokenizer: PreTrainedTokenizerBase) -> Span:
+    """Give the span of one of the assistant's turns in the whole conversation, its end token included."""
+    before = _render(messages[:place], tokenizer, prompt=True) if place else ""
+    if not whole.startswith(before):
+        raise UnfitChatError("the chat template writes the beginning otherwise when more follows")
+    through = _render(messages[: place + 1], tokenizer, prompt=False)
+    if not whole.startswith(through) or len(through) < len(before):
+        content = messages[place]["content"].strip()
+        at = whole.find(content, len(before))
+        if at < 0:
+            raise UnfitChatError("the chat template leaves out what the assistant says")
+        through = whole[: at + len(content)] + _first_special(whole[at + len(content) :], tokenizer)
+    return len(before), _turn_end(through, len(before), tokenizer)
+
+
+def _turn_end(through: str, start: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Leave off the white space that templates write behind the token that ends a turn."""
+    stripped = through.rstrip()
+    ends_special = any(stripped.endswith(token) for token in _special_tokens(tokenizer))
+    return len(stripped) if ends_special and len(stripped) > start else len(through)
+
+
+def _first_special(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Give the beginning of a text up to and with the first special token; nothing where there is none."""
+    ends = [text.find(token) + len(token) for token in _special_tokens(tokenizer) if token in text]
+    return text[: min(ends)] if ends else ""
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return added | set(tokenizer.all_special_tokens)
+
+
+def _marked_by_template(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Marked:
+    try:
+        found = tokenizer.apply_chat_template(
+            list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+    except TemplateError as error:
+        raise UnfitChatError(f"the chat template refuses it: {error}") from error
+    return Marked(list(found["input_ids"]), [bool(marked) for marked in found["assistant_masks"]])

@@ -1,0 +1,198 @@
+"""Whole commands for models that write: instructions, dialogues and translations on tiny models."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import T5Config, T5ForConditionalGeneration
+
+import alloytune
+import tiny
+from alloytune import run
+from alloytune.cli.main import console, main
+from alloytune.errors import Interrupted
+from alloytune.recipe.read import read_recipe
+from alloytune.train.loop import Step
+from alloytune.watch import Watcher
+
+INSTRUCTIONS = """
+model: {model}
+task: {{generation: {{generate: 6, max_new_tokens: 5}}}}
+data: {{train: table.jsonl, input: input, split: {{validation: 20%, test: 20%}}}}
+seed: 5
+batch: 8
+micro_batch: 3
+stages:
+  - name: full
+    train: all
+    rate: 3e-2
+    until: {{epochs: 5}}
+  - name: adapter
+    attach: {{lora: {{rank: 2, on: attention | mlp}}}}
+    train: adapter | head
+    rate: 3e-3
+    until: {{epochs: 1}}
+"""
+DIALOGUES = """
+model: {model}
+task: {{generation: {{generate: 2, max_new_tokens: 3}}}}
+data: {{train: talks.jsonl, messages: talk, split: {{validation: 20%, test: 0}}}}
+seed: 5
+batch: 8
+micro_batch: 3
+max_length: 24
+checkpoint: 2 updates
+stages:
+  - name: full
+    train: all
+    rate: 1e-3
+    until: {{epochs: 2}}
+    evaluate: 3 updates
+"""
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_llama(tmp_path_factory.mktemp("llama"))
+
+
+def write_instructions(file: Path, rows: int = 60) -> pl.DataFrame:
+    """Write instructions whose answer is one of two words."""
+    table = tiny.make_table(rows)
+    made = pl.DataFrame(
+        {"instruction": table["text"], "input": [""] * table.height, "output": "it was " + table["label"]}
+    )
+    made.write_ndjson(file)
+    return made
+
+
+def command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run `alloytune ...` in this process; give its exit code."""
+    monkeypatch.setattr(sys, "argv", ["alloytune", *words])
+    monkeypatch.setattr(console, "width", 160)
+    try:
+        main()
+    except SystemExit as left:
+        return int(left.code or 0)
+    return 0
+
+
+def test_instructions_from_train_to_chat(
+    tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = write_instructions(tmp_path / "table.jsonl")
+    (tmp_path / "recipe.yaml").write_text(INSTRUCTIONS.format(model=llama))
+    assert command(["train", "recipe.yaml", "-o", "run"], monkeypatch) == 0, capsys.readouterr().err
+
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["saved"] == ["adapter", "base", "model"]
+    assert all(difference < 1e-5 for difference in results["reload_difference"].values())
+    test = results["test"]["values"]
+    assert test["loss"] < 2 < results["start"]["values"]["loss"]
+    assert test["exact_match"] > 0
+    assert set(results["test"]["intervals"]) == {"loss", "perplexity", "exact_match", "chrf", "rouge_l"}
+    assert len(results["test"]["details"]["answers"]) == 5
+
+    capsys.readouterr()
+    table.head(3).select("instruction", "input").write_ndjson(tmp_path / "new.jsonl")
+    assert command(["predict", "run", "new.jsonl", "-o", "answers.jsonl"], monkeypatch) == 0
+    answers = pl.read_ndjson(tmp_path / "answers.jsonl")["answer"]
+    assert all(answer.startswith("it was") for answer in answers)
+    assert command(["evaluate", "run", "table.jsonl"], monkeypatch) == 0
+    assert "exact match" in capsys.readouterr().out
+
+    assert command(["generate", "run", *table["instruction"].head(3).to_list()], monkeypatch) == 0
+    assert capsys.readouterr().out.splitlines() == answers.to_list(), "as predict answers"
+    monkeypatch.setattr(
+        sys, "stdin", io.StringIO(f"{table['instruction'][0]}\n\n/new\n{table['instruction'][1]}\n/quit\n")
+    )
+    assert command(["chat", "run"], monkeypatch) == 0
+    assert capsys.readouterr().out.splitlines() == answers.head(2).to_list(), "of nothing said before"
+
+
+class Stopping(Watcher):
+    """Stops a run at an update, and in any case before it is tested and saved."""
+
+    def __init__(self, update: int | None = None) -> None:
+        self.update = update
+
+    def on_step(self, step: Step, progress: object) -> None:
+        if step.update == self.update:
+            raise Interrupted("enough")
+
+    def on_finish(self, doing: str) -> None:
+        raise Interrupted("trained")
+
+
+def test_dialogues_go_on_to_the_same_bytes(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = tiny.make_table(40)["text"]
+    talks = [[{"role": "user", "content": text}, {"role": "assistant", "content": text.split()[0]}] for text in texts]
+    talks[0] = talks[0][:1]  # no assistant turn
+    talks[1][1]["content"] = "one " * 40  # longer than the limit
+    talks[2] += [{"role": "user", "content": "and"}]  # ends on a question
+    pl.DataFrame({"talk": talks}).write_ndjson(tmp_path / "talks.jsonl")
+    (tmp_path / "recipe.yaml").write_text(DIALOGUES.format(model=llama))
+
+    for name, update in (("alone", None), ("stopped", 3)):
+        with pytest.raises(Interrupted):
+            run.start(read_recipe("recipe.yaml"), tmp_path / name, Stopping(update))
+    with pytest.raises(Interrupted):
+        run.resume(tmp_path / "stopped", Stopping())
+    alone, stopped = (
+        {file.name: load_file(file) for file in (tmp_path / name / "stages").rglob("*.safetensors")}
+        for name in ("alone", "stopped")
+    )
+    assert alone.keys() == stopped.keys()
+    assert alone
+    for name, tensors in alone.items():
+        assert all(torch.equal(tensor, stopped[name][key]) for key, tensor in tensors.items()), name
+    audit = json.loads((tmp_path / "alone/data/audit.json").read_text())
+    assert audit["dropped_by_reason"] == {"no assistant turn": 1}
+
+
+def save_t5(folder: Path) -> Path:
+    """Save a random T5 with a tokenizer of whole words."""
+    torch.manual_seed(1)
+    config = T5Config(
+        vocab_size=len(tiny.WORDS),
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        pad_token_id=0,
+        eos_token_id=3,
+        decoder_start_token_id=0,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tiny.make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_model_with_two_sides_translates(tmp_path: Path) -> None:
+    table = tiny.make_table(40)
+    pairs = pl.DataFrame({"source": table["text"], "target": table["label"]})
+    tuned = alloytune.tune(
+        pairs,
+        str(save_t5(tmp_path / "t5")),
+        {
+            "task": {"translation": {"generate": 4, "max_new_tokens": 4}},
+            "batch": 8,
+            "micro_batch": 3,
+            "stages": [{"name": "full", "train": "all", "rate": 1e-2, "until": {"epochs": 3}}],
+        },
+        output=tmp_path / "run",
+    )
+    assert tuned.results["pipeline"] == "translation"
+    assert tuned.results["reload_difference"]["model"] < 1e-5
+    assert set(tuned.scores) == {"loss", "perplexity", "chrf", "bleu", "exact_match"}
+    assert tuned.scores["loss"] < tuned.results["start"]["values"]["loss"]
+    assert tuned.predict_table(pairs.head(3)).columns == ["answer"]
+    assert tuned.evaluate_table(pairs.head(9))["rows"] == 9

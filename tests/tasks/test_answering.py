@@ -1,0 +1,103 @@
+"""What a model writes does not depend on its neighbours in the batch, and ends at its end token."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel, LlamaConfig
+from transformers import LlamaForCausalLM as Llama
+
+import tiny
+from alloytune.tasks.answering import end_tokens, write_answers
+from templates import CHATML, tokenizer_of_bytes
+
+PROMPTS = [[5, 9, 7], [11, 6], [8, 8, 12, 14, 15, 9]]
+TOKENS = len(tiny.WORDS)
+
+
+def make_model(name: str) -> Any:
+    """Make a random model whose logits are far enough apart to rank without doubt."""
+    torch.manual_seed(3)
+    if name == "bart":
+        sizes = {
+            f"{side}_{key}": n
+            for side in ("encoder", "decoder")
+            for key, n in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))
+        }
+        config = BartConfig(
+            vocab_size=TOKENS,
+            d_model=16,
+            max_position_embeddings=32,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            decoder_start_token_id=2,
+            forced_eos_token_id=None,
+            init_std=0.5,
+            **sizes,
+        )
+        return BartForConditionalGeneration(config)
+    if name == "gpt2":
+        config = GPT2Config(
+            vocab_size=TOKENS,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=32,
+            bos_token_id=2,
+            eos_token_id=3,
+            initializer_range=0.5,
+        )
+        return GPT2LMHeadModel(config)
+    config = LlamaConfig(
+        vocab_size=TOKENS,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        bos_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.5,
+    )
+    return Llama(config)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bart"])
+def test_answers_in_a_batch_are_those_of_every_prompt_alone(name: str) -> None:
+    model, tokenizer = make_model(name), tiny.make_tokenizer()
+    together = write_answers(model, PROMPTS, tokenizer, 8)
+    assert together == [write_answers(model, [prompt], tokenizer, 8)[0] for prompt in PROMPTS]
+    assert model.training, "the model is left as it was"
+
+
+def test_an_answer_ends_at_its_end_token() -> None:
+    model, tokenizer = make_model("llama"), tiny.make_tokenizer()
+    whole = write_answers(model, PROMPTS[:1], tokenizer, 8)[0].split()
+    end = tokenizer.convert_tokens_to_ids(whole[2])
+    model.generation_config.eos_token_id = [end]
+    ended = write_answers(model, PROMPTS[:1], tokenizer, 8)[0].split()
+    assert ended == whole[: whole.index(whole[2]) + 1]
+
+
+def test_no_more_is_written_than_the_model_can_hold() -> None:
+    model, tokenizer = make_model("gpt2"), tiny.make_tokenizer()
+    (answer,) = write_answers(model, [[5] * 30], tokenizer, 100)
+    assert len(answer.split()) <= 2
+
+
+def test_settings_that_came_with_the_model_do_not_make_it_draw() -> None:
+    model, tokenizer = make_model("llama"), tiny.make_tokenizer()
+    before = write_answers(model, PROMPTS, tokenizer, 8)
+    model.generation_config.update(do_sample=True, temperature=3.0, top_k=7, repetition_penalty=2.0)
+    assert write_answers(model, PROMPTS, tokenizer, 8) == before
+    torch.manual_seed(0)
+    drawn = write_answers(model, PROMPTS, tokenizer, 8, temperature=3.0)
+    assert drawn != before
+
+
+def test_the_end_of_a_turn_ends_an_answer() -> None:
+    model, tokenizer = make_model("llama"), tokenizer_of_bytes(CHATML)
+    turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end_tokens(model, tokenizer) == sorted({3, tokenizer.eos_token_id, turn_end})

@@ -1,0 +1,152 @@
+"""Writing as a task: what carries loss, what is left out, and that packing and splitting change nothing."""
+
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import tiny
+from alloytune.data.clean import strip
+from alloytune.tasks.asked import Form, form_of, rules_for
+from alloytune.tasks.generation import Generation
+from alloytune.tasks.replies import NOT_LEARNED
+from alloytune.tasks.task import scores_of
+from alloytune.tasks.translation import Translation
+from alloytune.tasks.writing import Written
+from templates import CHATML, tokenizer_of_bytes
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny.save_llama(tmp_path_factory.mktemp("llama"))).eval()
+
+
+def completions(rows: int = 12) -> pl.DataFrame:
+    table = tiny.make_table(rows)
+    return pl.DataFrame({"prompt": table["text"] + " was", "completion": " " + table["label"]})
+
+
+def test_packing_and_splitting_change_nothing(llama: Any) -> None:
+    tokenizer = tiny.make_tokenizer()
+    table = completions()
+    packing, plain = (Generation(("prompt", "completion"), packing=packing) for packing in (True, False))
+    examples = plain.encode(table, tokenizer, None).examples
+    losses = []
+    for task, size in ((packing, 12), (plain, 12), (packing, 5), (plain, 1)):
+        llama.zero_grad()
+        parts = [examples[start : start + size] for start in range(0, len(examples), size)]
+        sums = [task.summed_loss(llama, task.collate(part, tokenizer)) for part in parts]
+        torch.stack(sums).sum().backward()
+        losses.append((float(sum(sums).detach()), llama.model.embed_tokens.weight.grad.clone()))
+    for loss, gradient in losses[1:]:
+        assert loss == pytest.approx(losses[0][0], rel=1e-5)
+        torch.testing.assert_close(gradient, losses[0][1], rtol=1e-4, atol=1e-5)
+    batch = plain.collate(examples, tokenizer)
+    assert batch.num_targets == 2 * len(examples), "the word and the end token"
+    assert (batch.targets != NOT_LEARNED).sum() == batch.num_targets
+
+
+def test_losses_of_rows_add_up_to_the_batch_s(llama: Any) -> None:
+    tokenizer = tiny.make_tokenizer()
+    task = Generation(("prompt", "completion"), generate=2, max_new_tokens=3)
+    examples = task.encode(completions(), tokenizer, None).examples
+    batch = task.collate(examples, tokenizer)
+    with torch.no_grad():
+        answers = task.answers(llama, batch, tokenizer)
+        whole = float(task.summed_loss(llama, batch))
+    assert sum(answer.loss for answer in answers) == pytest.approx(whole, rel=1e-5)
+    assert [answer.text is not None for answer in answers] == [True, True] + [False] * (len(examples) - 2)
+    scores = scores_of(task, answers, examples)
+    assert scores.values["loss"] == pytest.approx(whole / batch.num_targets, rel=1e-5)
+    assert scores.values["perplexity"] == pytest.approx(np.exp(scores.values["loss"]))
+    assert np.array(scores.figures).shape == (len(examples), 3 + 1 + 18 + 1)
+    halves = [np.array(scores.figures)[:6], np.array(scores.figures)[6:]]
+    tokens = [half[:, 1].sum() for half in halves]
+    means = [task.values(half)["loss"] for half in halves]
+    assert np.average(means, weights=tokens) == pytest.approx(scores.values["loss"])
+
+
+def test_what_is_not_there_to_be_scored_is_not_scored() -> None:
+    plain = Generation(("text",))
+    assert set(plain.values(np.array([[4.0, 2.0, 0.0]]))) == {"loss", "perplexity"}
+    silent = Generation(("prompt", "completion"), generate=0)
+    assert set(silent.values(np.array([[4.0, 2.0, 0.0]]))) == {"loss", "perplexity"}
+    examples = plain.encode(pl.DataFrame({"text": ["a book"]}), tiny.make_tokenizer(), None).examples
+    table = plain.table([Written(6.0, 3, None)], examples)
+    assert table.row(0) == (2.0, pytest.approx(np.exp(2.0)), 3)
+
+
+def test_rows_that_do_not_fit_are_named_with_their_reason() -> None:
+    tokenizer = tokenizer_of_bytes(CHATML)
+    talks = [
+        [("user", "Hi"), ("assistant", "Hello")],
+        [("user", "Hi " * 30), ("assistant", "Hello")],
+        [("user", "Hi"), ("assistant", "Hello" * 30)],
+    ]
+    cells = [json.dumps([{"role": role, "content": content} for role, content in talk]) for talk in talks]
+    task = Generation(("messages",))
+    encoded = task.encode(pl.DataFrame({"row": ["a", "b", "c"], "messages": cells}), tokenizer, 60)
+    assert [example.row for example in encoded.examples] == ["a", "b"]
+    assert encoded.num_cut == 1
+    assert encoded.left_out == (("c", "answer longer than the limit"),)
+    for example in encoded.examples:
+        learned = [token for token in example.target.targets if token != NOT_LEARNED]
+        assert tokenizer.decode(learned) == "Hello<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("columns", "form", "texts"),
+    [
+        (["instruction", "output"], "instruction", ("instruction",)),
+        (["instruction", "input", "output"], "instruction", ("instruction", "input")),
+        (["messages"], "messages", ("messages",)),
+        (["prompt", "completion"], "completion", ("prompt",)),
+        (["source", "target"], "source", ("source",)),
+        (["text"], "text", ("text",)),
+    ],
+)
+def test_the_columns_tell_how_examples_are_written(columns: list[str], form: Form, texts: tuple[str, ...]) -> None:
+    assert form_of(columns) == form
+    assert rules_for(columns).texts == texts
+
+
+def test_blanks_between_prompt_and_completion_stay() -> None:
+    table = pl.DataFrame({"prompt": ["a "], "completion": [" b"]})
+    assert strip(table, rules_for(table.columns)).equals(table)
+
+
+def test_conversations_that_teach_nothing_are_dropped_and_others_end_on_an_answer() -> None:
+    talks: list[Any] = [
+        [{"role": "user", "content": "Hi"}],
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "?"}],
+        "no list",
+    ]
+    table = pl.DataFrame({"row": ["a", "b", "c"], "split": ["train"] * 3, "messages": [json.dumps(t) for t in talks]})
+    rules = rules_for(["messages"])
+    kept, unreadable = rules.sift(table)
+    kept, unanswered = rules.answered(kept)
+    assert [(row.row, row.reason) for row in (*unreadable, *unanswered)] == [
+        ("c", "unreadable messages"),
+        ("a", "no assistant turn"),
+    ]
+    assert json.loads(kept["messages"][0]) == talks[1][:2]
+
+
+def test_a_decoder_is_asked_to_translate_and_an_encoder_reads_the_source() -> None:
+    settings = {"prompt": None, "packing": True, "generate": 1, "max_new_tokens": 5, "bleu_words": "13a"}
+    train = pl.DataFrame({"row": ["a"], "source": ["one"], "target": ["two"]})
+    asked = Translation.learn(settings | {"is_two_sided": False}, train)
+    read = Translation.learn(settings | {"is_two_sided": True}, train)
+    assert asked.prompt == "Translate:\n\n{source}"
+    assert read.prompt == "{source}"
+    assert Translation.recall(settings | {"is_two_sided": True}, read.learned) == read
+    tokenizer = tokenizer_of_bytes(CHATML)
+    (example,) = asked.encode(train, tokenizer, None).examples
+    assert tokenizer.decode(example.target.prompt).startswith("<|im_start|>user\nTranslate:\n\none<|im_end|>")
+    (example,) = read.encode(train, tokenizer, None).examples
+    assert tokenizer.decode(example.inputs["input_ids"]) == "one"
+    assert tokenizer.decode(example.target.targets) == "two</s>"
