@@ -1,16 +1,17 @@
 """From recipe to what moves."""
 
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 import torch
 
 from alloytune.build import Session, build_moving
 from alloytune.errors import InputError
+from alloytune.learning import Learning
 from alloytune.machine import find_machine
 from alloytune.measures import Measures
 from alloytune.models.adapters import Attachment
+from alloytune.models.heads import MAIN
 from alloytune.models.load import load_tokenizer
 from alloytune.models.methods import LoraSettings
 from alloytune.models.state import ModelState
@@ -29,8 +30,7 @@ def session(state: ModelState, bert: Path, *, attached: bool = False, **stage: o
         stage["attach"] = {"lora": {"on": "attention"}}
     recipe = recipe_from({"stages": [{"name": "only", **stage}]})
     tokenizer = load_tokenizer(str(bert))
-    empty = MappingProxyType({})
-    return Session(recipe, str(bert), TASK, tokenizer, state, find_machine("float32"), empty, empty, None)
+    return Session(recipe, str(bert), tokenizer, state, find_machine("float32"), None, {MAIN: Learning(TASK, {}, {})})
 
 
 def rates(session: Session) -> dict[str, float]:

@@ -26,6 +26,7 @@ ARROWS = {
     "machine": {"errors", "record"},
     "models": {"errors", "record"},
     "tasks": {"data", "errors", "metrics"},
+    "learning": {"data", "errors", "tasks"},
     "evaluate": {"errors", "machine", "tasks"},
     "train": {"errors", "machine", "metrics", "models", "record", "selected", "tasks"},
     "watch": {"record"},
@@ -37,6 +38,7 @@ ARROWS = {
         "errors",
         "expression",
         "joint",
+        "learning",
         "machine",
         "models",
         "pace",
@@ -49,6 +51,7 @@ ARROWS = {
     },
 }
 ANYTHING_BELOW = {
+    "anchoring",
     "api",
     "attaching",
     "cli",

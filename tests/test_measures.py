@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 import torch
@@ -10,8 +9,10 @@ import torch
 import tiny
 from alloytune.build import Session, build_moving
 from alloytune.errors import InputError
+from alloytune.learning import Learning
 from alloytune.machine import find_machine
 from alloytune.measures import Measures, measure_stage, select_of_model
+from alloytune.models.heads import MAIN
 from alloytune.models.load import load_tokenizer
 from alloytune.models.state import ModelState
 from alloytune.models.weights import named_weights
@@ -27,7 +28,7 @@ def session(state: ModelState, bert: Path, seed: int = 3, **stage: object) -> Se
     tokenizer = load_tokenizer(str(bert))
     examples = {"train": TASK.encode(tiny.make_table(60), tokenizer, 32).examples}
     machine = find_machine("float32")
-    return Session(recipe, str(bert), TASK, tokenizer, state, machine, examples, MappingProxyType({}), None)
+    return Session(recipe, str(bert), tokenizer, state, machine, None, {MAIN: Learning(TASK, examples, {})})
 
 
 def test_only_what_is_asked_for_is_measured(state: ModelState, bert: Path) -> None:

@@ -56,6 +56,7 @@ def make_tokenizer(
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
         unk_token="[UNK]",
+        mask_token="[UNK]",  # what a model sees instead of a word: any token will do
         cls_token="[CLS]",
         sep_token="[SEP]",
         eos_token="[SEP]",

@@ -4,6 +4,7 @@ from alloytune import build
 from alloytune.build import Session
 from alloytune.errors import InputError, VerificationError
 from alloytune.evaluate.predict import raw_outputs
+from alloytune.models.heads import MAIN
 from alloytune.models.save import TOLERANCE, difference
 from alloytune.selection import REHEARSAL, Chooser
 
@@ -21,6 +22,20 @@ def remove_adapters(session: Session, number: int) -> None:
     if merged:
         _merge(session, merged, f"stages[{number}].merge")
     state.take_off(build.leaving(stage, "drop", names))
+
+
+def enter_stage(session: Session, number: int) -> None:
+    """Carry out a stage's `merge` and `drop`, and go over to what it learns."""
+    remove_adapters(session, number)
+    session.state.turn_to(session.recipe.learning_of(number))
+
+
+def return_home(session: Session) -> None:
+    """Go back to what the recipe learns; adapters that another task's last stage left standing are merged."""
+    if session.state.heads.current != MAIN:
+        if session.state.attached:
+            _merge(session, [attachment.name for attachment in session.state.attachments], "stages")
+        session.state.turn_to(MAIN)
 
 
 def attach_adapters(session: Session, number: int, chooser: Chooser, *, fresh: bool = True) -> frozenset[str]:
@@ -42,6 +57,7 @@ def arrange_adapters(session: Session, number: int, chooser: Chooser) -> None:
             kind = attachment.settings.kind
             raise InputError(f"stages[{number}].merge", f"a {kind} adapter cannot be merged", "remove `merge`")
     state.take_off([*merged, *build.leaving(stage, "drop", names)])
+    session.state.turn_to(session.recipe.learning_of(number))
     attach_adapters(session, number, chooser, fresh=False)
 
 

@@ -1,26 +1,27 @@
 """From recipe to objects: the one place that knows both the recipe's words and the parts that carry them out."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 
-from alloytune.data.prepare import Dataset
+from alloytune.data.prepare import Dataset, prepare
 from alloytune.data.rules import Rules
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError
 from alloytune.expression import leaves_rest, parse
 from alloytune.joint import constant_factors, find_parts
+from alloytune.learning import Learning, encode_splits
 from alloytune.machine import Machine, find_machine
 from alloytune.models.adapters import Attachment
 from alloytune.models.combine import Combination
 from alloytune.models.folder import read_folder
+from alloytune.models.heads import MAIN
 from alloytune.models.load import is_two_sided, load_model, load_tokenizer, token_limit
 from alloytune.models.methods import METHODS, Method
 from alloytune.models.roles import Roles
@@ -37,7 +38,8 @@ from alloytune.recipe.types.stage import Stage, retry_of
 from alloytune.recipe.types.values import PRETRAINED, read_interval, read_multiplier
 from alloytune.selected import Selected
 from alloytune.selection import REHEARSAL, Chooser, resolve, select
-from alloytune.tasks.task import Encoded, Example, Task, find_task
+from alloytune.tasks.abilities import FitsModel, Undivided, Varying
+from alloytune.tasks.task import Batch, Example, Task, find_task
 from alloytune.train.batches import Updates
 from alloytune.train.flops import flops_per_token
 from alloytune.train.joint import Part
@@ -53,14 +55,30 @@ class Session:
 
     recipe: Recipe
     source: str
-    task: Task
     tokenizer: Any
     state: ModelState
     machine: Machine
-    examples: Mapping[str, list[Example]]  # by split
-    num_cut: Mapping[str, int]  # rows by split that lost tokens to the length limit
     max_length: int | None
-    left_out: Mapping[str, list[list[str]]] = field(default_factory=dict)  # row and reason by split, none if encoded
+    learnings: dict[str, Learning]  # by the name of the head that they have in `state`
+
+    @property
+    def learning(self) -> Learning:
+        """Give what is learned now."""
+        return self.learnings[self.state.heads.current]
+
+    @property
+    def task(self) -> Task:
+        """Give the task of now."""
+        return self.learning.task
+
+    @property
+    def examples(self) -> Mapping[str, list[Example]]:
+        """Give its examples by split."""
+        return self.learning.examples
+
+    def change(self, **parts: Any) -> None:
+        """Put something else in the place of parts of what is learned now, such as its examples."""
+        self.learnings[self.state.heads.current] = replace(self.learning, **parts)
 
     def seed(self, *place: int) -> int:
         """Give the seed for a place in the run, such as a stage and an attempt."""
@@ -103,42 +121,50 @@ def task_settings(recipe: Recipe, source: str) -> dict[str, Any]:
     return recipe.task_settings | {"is_two_sided": is_two_sided(source)}
 
 
-def build_session(recipe: Recipe, dataset: Dataset) -> Session:
-    """Load model and tokenizer, put the task's head on, tokenize the splits."""
+def prepare_others(recipe: Recipe) -> dict[str, Dataset]:
+    """Read, clean and split the rows of stages that have their own; by what they learn."""
+    return {
+        name: prepare(build_data_settings(recipe.view(number)))
+        for name, number in recipe.learnings.items()
+        if recipe.stages[number].data is not None
+    }
+
+
+def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset] | None = None) -> Session:
+    """Load model and tokenizer, put the task's head on, tokenize the splits.
+
+    `others` are the rows of stages that have their own; they need not be there to look at the recipe's.
+    """
     assert recipe.model is not None
     source = locate(recipe.model)
     machine = find_machine(recipe.precision)
-    task = find_task(recipe.task_name).learn(task_settings(recipe, source), dataset.train)
+    task = fit(find_task(recipe.task_name).learn(task_settings(recipe, source), dataset.train), source)
     tokenizer = load_tokenizer(source)
     model, fresh = load_model(task.auto_class, source, tokenizer, recipe.seed, **task.config)
     max_length = token_limit(model, tokenizer, recipe.max_length)
-    tables = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    encoded = {split: task.encode(table, tokenizer, max_length) for split, table in tables.items()}
-    _require_examples(encoded, tables)
+    learnings = {MAIN: encode_splits(task, dataset, tokenizer, max_length, "data")}
     state = ModelState(model, fresh)
     state.to(machine.device)
-    return Session(
-        recipe=recipe,
-        source=source,
-        task=task,
-        tokenizer=tokenizer,
-        state=state,
-        machine=machine,
-        examples={split: one.examples for split, one in encoded.items()},
-        num_cut={split: one.num_cut for split, one in encoded.items()},
-        max_length=max_length,
-        left_out={split: [list(row) for row in one.left_out] for split, one in encoded.items() if one.left_out},
-    )
+    session = Session(recipe, source, tokenizer, state, machine, max_length, learnings)
+    for name, number in recipe.learnings.items():
+        _add_learning(session, name, number, (others or {}).get(name, dataset))
+    return session
 
 
-def _require_examples(encoded: Mapping[str, Encoded], tables: Mapping[str, pl.DataFrame]) -> None:
-    """Raise an InputError where the length limit has left nothing of a split."""
-    for split, one in encoded.items():
-        if tables[split].height and not one.examples:
-            reason = one.left_out[0][1]
-            raise InputError(
-                f"data.{split}", f"no row is left ({reason}: {len(one.left_out)})", "raise max_length, or give others"
-            )
+def _add_learning(session: Session, name: str, number: int, dataset: Dataset) -> None:
+    """Add what a stage learns beside what the recipe does, with its head."""
+    recipe, tokenizer = session.recipe, session.tokenizer
+    view = recipe.view(number)
+    task = fit(find_task(view.task_name).learn(task_settings(view, session.source), dataset.train), session.source)
+    model, fresh = load_model(task.auto_class, session.source, tokenizer, recipe.seed, **task.config)
+    where = f"stages[{number}].data" if recipe.stages[number].data else "data"
+    session.learnings[name] = encode_splits(task, dataset, tokenizer, session.max_length, where)
+    session.state.add_head(name, model, fresh)
+
+
+def fit(task: Task, source: str) -> Task:
+    """Let a task take from a model's folder what it says of it."""
+    return task.fitted(source) if isinstance(task, FitsModel) else task
 
 
 def build_attachments(session: Session, number: int, chooser: Chooser | None = None) -> list[Attachment]:
@@ -297,13 +323,20 @@ def _auto_rates(session: Session, roles: Roles, selected: Selected) -> dict[str,
 
 def build_updates(session: Session, number: int, attempt: int) -> Updates:
     """Make the series of updates of a stage."""
-    recipe = session.recipe
+    recipe, task = session.recipe, session.task
+    collate = partial(task.collate, tokenizer=session.tokenizer)
+    is_whole = isinstance(task, Undivided)
+
+    def whole(examples: Sequence[Example]) -> Batch:
+        return replace(collate(examples), pass_size=recipe.micro_batch)
+
     return Updates(
         session.examples["train"],
         recipe.batch,
-        recipe.micro_batch or recipe.batch,
+        recipe.batch if is_whole else recipe.micro_batch or recipe.batch,
         derive_seed(recipe.seed, number, attempt),
-        partial(session.task.collate, tokenizer=session.tokenizer),
+        whole if is_whole else collate,
+        task.varied if isinstance(task, Varying) else None,
     )
 
 
@@ -319,6 +352,7 @@ def build_plan(session: Session, number: int, attempt: int, updates: Updates) ->
     if until.epochs:
         limits.append(math.ceil(until.epochs * updates_per_epoch))
     amount, unit = read_interval(recipe.checkpoint)
+    metric = recipe.view(number).scored_by
     return StagePlan(
         seed=derive_seed(recipe.seed, number, attempt),
         schedule=make_stage_schedule(stage),
@@ -328,12 +362,12 @@ def build_plan(session: Session, number: int, attempt: int, updates: Updates) ->
         patience=until.patience.evaluations if isinstance(until.patience, Patience) else until.patience,
         evaluate_every=in_updates(stage.evaluate, updates_per_epoch),
         keep=stage.keep,
-        metric=recipe.scored_by,
+        metric=metric,
         checkpoint_updates=None if unit == "minute" else in_updates(recipe.checkpoint, updates_per_epoch),
         checkpoint_seconds=amount * 60 if unit == "minute" else None,
         max_tokens=_tokens_for(until.flops, session, updates) if until.flops else None,
         patience_metric=until.patience.metric if isinstance(until.patience, Patience) else None,
-        enough=_enough(until.score, recipe.scored_by),
+        enough=_enough(until.score, metric),
         average_share=_average_share(stage),
     )
 

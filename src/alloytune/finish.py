@@ -7,15 +7,19 @@ from typing import Any
 
 import polars as pl
 
+from alloytune.attaching import return_home
 from alloytune.build import Session
 from alloytune.data.prepare import Dataset
 from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict, raw_outputs
+from alloytune.learning import Learning
+from alloytune.models.heads import MAIN
 from alloytune.models.load import writing_class
 from alloytune.models.save import Places, save_tuned, verify_saved
 from alloytune.models.weights import named_weights
 from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.report.card import model_card
+from alloytune.tasks.abilities import WritesFiles
 from alloytune.tasks.task import Example, Task
 from alloytune.watch import Watcher
 
@@ -27,7 +31,8 @@ TOKENS_VERIFIED = 1024  # of theirs, padding included: a language model has a nu
 def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watcher) -> None:
     """Test, save, load again in a fresh process, and write `results.json`: after that the run is complete."""
     watcher.on_finish("testing")
-    session.task = _tuned(session)
+    return_home(session)
+    session.change(task=_tuned(session))
     results = _results(folder, session)
     if session.examples["test"]:
         answers, examples = _answers(session, "test"), session.examples["test"]
@@ -38,7 +43,9 @@ def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watch
     batch = session.task.collate(_verified(session.examples[split]), session.tokenizer)
     expected = raw_outputs(session.state.model, batch, session.machine.exact())
     auto_class = writing_class(session.task.auto_class, session.state.model.config).__name__
-    places = Places(session.source, folder.model, folder.adapter, folder.base, auto_class)
+    task = session.task
+    more = partial(task.write_files, max_length=session.max_length) if isinstance(task, WritesFiles) else None
+    places = Places(session.source, folder.model, folder.adapter, folder.base, auto_class, more)
     results["adapters"] = [attachment.name for attachment in session.state.attachments]
     if session.task.tunes:
         session.state.model.config.update(session.task.config)
@@ -79,14 +86,21 @@ def _results(folder: RunFolder, session: Session) -> dict[str, Any]:
         "precision": str(session.machine.precision).removeprefix("torch."),
         "device": str(session.machine.device),
         "rows": {split: len(examples) for split, examples in session.examples.items()},
-        "rows_cut": dict(session.num_cut),
-        "rows_left_out": dict(session.left_out),
+        "rows_cut": dict(session.learning.num_cut),
+        "rows_left_out": dict(session.learning.left_out),
+        "beside": {name: _beside(learning) for name, learning in session.learnings.items() if name != MAIN},
         "max_length": session.max_length,
         "start": _without_figures(folder.read("stages/start.json")),
         "stages": [_result(folder.stage(number, stage.name)) for number, stage in enumerate(stages)],
         "test": None,
         "predictions": [],
     }
+
+
+def _beside(learning: Learning) -> dict[str, Any]:
+    """Say how many rows stages have read that learn something else."""
+    rows = {split: len(examples) for split, examples in learning.examples.items()}
+    return {"rows": rows, "rows_cut": dict(learning.num_cut), "rows_left_out": dict(learning.left_out)}
 
 
 def _result(stage: StageFolder) -> dict[str, Any]:

@@ -202,7 +202,8 @@ def select_of_model(name: str, text: str, seed: int, task_name: str = "classific
     def refuse(names: frozenset[str]) -> Any:
         raise InputError("selection", f"{text!r} chooses by training rows", "see what it picks with: alloytune check")
 
-    source, task = locate(name), find_task(task_name).blank()
+    source = locate(name)
+    task = build.fit(find_task(task_name).blank(), source)
     model, fresh = load_model(task.auto_class, source, load_tokenizer(source), seed, **task.config)
     found = ModelState(model, fresh).roles()
     measures = measure(Wanted.of({"selection": text}, found), model, seed, refuse, lambda: refuse(frozenset()), 1, {})

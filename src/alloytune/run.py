@@ -14,6 +14,7 @@ import polars as pl
 import torch
 
 from alloytune import build
+from alloytune.anchoring import anchor
 from alloytune.attaching import arrange_adapters
 from alloytune.build import Session
 from alloytune.course import make_course
@@ -22,6 +23,8 @@ from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError, Interrupted
 from alloytune.finish import finish
 from alloytune.joint import check_joint
+from alloytune.learning import Reached
+from alloytune.models.heads import MAIN
 from alloytune.models.source import fingerprint, locate
 from alloytune.pace import check_regularisers
 from alloytune.recipe.adapters import standings_before
@@ -42,10 +45,10 @@ def start(read: ReadRecipe, output: Path, watcher: Watcher, table: pl.DataFrame 
 
     Input that cannot be used is refused before the first update, and no folder is left.
     """
-    if table is None:
-        require_complete(read)
+    require_complete(read, has_table=table is not None)
     require_free(output)
     dataset = prepare(build.build_data_settings(read.recipe), table)
+    others = build.prepare_others(read.recipe)
     environment = _environment(read.recipe)
     with new_folder(output) as aside:
         new = RunFolder(aside)
@@ -53,6 +56,8 @@ def start(read: ReadRecipe, output: Path, watcher: Watcher, table: pl.DataFrame 
         new.write("resolved.json", resolved(read.recipe))
         new.write("environment.json", environment)
         write_splits(dataset, new.data)
+        for name, one in others.items():
+            write_splits(one, new.data / name)
     folder = RunFolder(output)
     watcher.on_data(folder)
     try:
@@ -79,7 +84,8 @@ def carry_out(folder: RunFolder, watcher: Watcher) -> RunFolder:
     recipe = recipe_from(folder.read("resolved.json"), source=str(folder.path / "resolved.json"))
     try:
         dataset = load_splits(folder.data)
-        session = build.build_session(recipe, dataset)
+        others = {name: load_splits(folder.data / name) for name in recipe.learnings if (folder.data / name).exists()}
+        session = build.build_session(recipe, dataset, others)
         watcher.on_model(session)
         rehearse(session)
         _train(folder, session, watcher)
@@ -95,11 +101,15 @@ def _train(folder: RunFolder, session: Session, watcher: Watcher) -> None:
     stages = [folder.stage(number, stage.name) for number, stage in enumerate(session.recipe.stages)]
     for stage in stages:
         stage.tidy(0 if stage.result() else PROGRESS_KEPT)
+    for name in (*session.recipe.learnings, MAIN):
+        session.state.turn_to(name)
+        anchor(session, ["validation"])
+    anchor(session, ["test"], exact=True)
     with _stop_on_interrupt() as stop_requested:
-        scores = _replay(folder, session, _start_scores(folder, session))
+        reached = _replay(folder, session, Reached(MAIN, _start_scores(folder, session)))
         for number, stage in enumerate(stages):
             if stage.result() is None:
-                scores = StageOfRun(folder, session, number, watcher, stop_requested).carry_out(scores)
+                reached = StageOfRun(folder, session, number, watcher, stop_requested).carry_out(reached)
 
 
 def rehearse(session: Session) -> None:
@@ -110,6 +120,7 @@ def rehearse(session: Session) -> None:
     state = session.state
     for number, standings in enumerate(standings_before(session.recipe.stages)):
         for standing in sorted(map(sorted, standings)):
+            session.state.turn_to(session.recipe.learning_of(standing[0][0] if standing else number))
             for stage, place in standing:
                 attachment = build.build_attachments(session, stage, REHEARSAL)[place]
                 state.attach(attachment, build.attached_at(session.recipe.stages[stage], stage, place), fresh=False)
@@ -120,12 +131,17 @@ def rehearse(session: Session) -> None:
             check_regularisers(session, number, moving)
             build.build_combined(session, number, REHEARSAL)
             state.take_off()
+    session.state.turn_to(MAIN)
 
 
 def _environment(recipe: Recipe) -> dict[str, Any]:
     """Describe what the run starts from."""
-    data = recipe.data
-    files = {"train": data.train, "validation": data.validation, "test": data.test}
+    every = {"": recipe.data} | {f"{name}/": recipe.view(number).data for name, number in recipe.learnings.items()}
+    files = {
+        f"{name}{split}": getattr(data, split)
+        for name, data in every.items()
+        for split in ("train", "validation", "test")
+    }
     source = locate(recipe.model or "")
     return describe(
         {name: Path(file) for name, file in files.items() if file is not None},
@@ -145,19 +161,18 @@ def _start_scores(folder: RunFolder, session: Session) -> Scores:
     return scores
 
 
-def _replay(folder: RunFolder, session: Session, scores: Scores) -> Scores:
+def _replay(folder: RunFolder, session: Session, start: Reached) -> Reached:
     """Bring the model to where the finished stages left it; give its scores."""
     kept = kept_stages(folder, session)
     if not kept:
-        return scores
+        return start
     for number, stage in kept.items():
         arrange_adapters(session, number, measures_of(session, number, stage))
     newest = kept[max(kept)]
     weights, result = kept_weights(newest), newest.result()
     assert result is not None
-    session.state.put(weights)
-    session.state.touched = frozenset(weights)
-    return Scores(**result["scores"])
+    session.state.put_touched(weights)
+    return Reached(session.recipe.learning_of(max(kept)), Scores(**result["scores"]))
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def combine_snapshots(
 
     def rank(weights: Weights) -> list[float]:
         state.put(weights)
-        return evaluate().rank(session.recipe.scored_by)
+        return evaluate().rank(session.recipe.view(number).scored_by)
 
     mixture = combine(combination, sources, rank)
     state.put(mixture.weights)
@@ -86,7 +86,7 @@ def _read(folder: RunFolder, session: Session, number: int, named: Iterable[str]
         place = None if name == PRETRAINED else _place(name, session, kept)
         if place not in seen:
             seen.add(place)
-            sources[name] = {} if place is None else kept_weights(kept[place])
+            sources[name] = {} if place is None else session.state.heads.as_current(kept_weights(kept[place]))
     if any(here.keys() - weights.keys() for weights in sources.values()):
         pretrained = session.pretrained_weights()
         sources = {name: {**pretrained, **weights} for name, weights in sources.items()}

@@ -7,12 +7,14 @@ from math import prod
 from typing import Any
 
 from alloytune import build
-from alloytune.attaching import attach_adapters, remove_adapters, weights_at_stake
+from alloytune.anchoring import anchor
+from alloytune.attaching import attach_adapters, enter_stage, weights_at_stake
 from alloytune.build import Session
 from alloytune.course import make_course
 from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.predict import score
 from alloytune.joint import joint_facts, make_around, make_training_loss
+from alloytune.learning import Reached
 from alloytune.measures import Measures, measure_stage
 from alloytune.models.state import Snapshot
 from alloytune.models.weights import free_only, named_weights
@@ -53,22 +55,26 @@ class StageOfRun:
         self.stop_requested = stop_requested
         self.combined = frozenset[str]()  # the weights that `combine` is about
         self.joint: Mapping[str, Any] = {}  # what a joint objective came to
+        self.before: Scores | None = None  # of the model that it began with, in what it learns
 
-    def carry_out(self, before: Scores) -> Scores:
+    def carry_out(self, before: Reached) -> Reached:
         """Train the stage until it is kept or given up; give the scores of the model that remains."""
         num_retries, factor = build.retries(self.stage)
+        learning = self.session.recipe.learning_of(self.number)
+        self.before = before.scores if before.learning == learning else None
         checkpoint = self._newest_progress()
         first = checkpoint.state["attempt"] if checkpoint else 0
         for attempt in range(first, num_retries + 1):
             moving, course, snapshot = self._prepare(factor**attempt)
             progress, memory = self._train(attempt, moving, course, checkpoint) if moving.groups else (Progress(), {})
             scores, shares = self._combine(progress)
-            result = self._result(attempt, moving, progress, before, scores) | shares
+            assert self.before is not None
+            result = self._result(attempt, moving, progress, self.before, scores) | shares
             if result["decision"] == Decision.KEPT:
                 tensors = {"weights": self.session.state.touched_weights(), **memory}
                 save_checkpoint(self.folder.checkpoint, Checkpoint(tensors, {"optimizer": asdict(moving.optimizer)}))
                 self._close(result)
-                return Scores(**result["scores"])
+                return Reached(learning, Scores(**result["scores"]))
             self.session.state.restore(snapshot)
             checkpoint = None
             if attempt < num_retries:
@@ -81,13 +87,17 @@ class StageOfRun:
         state = self.session.state
         self.session.machine.reset_peak()
         by_adapters = state.snapshot(weights_at_stake(self.session, self.number))
+        enter_stage(self.session, self.number)
+        anchor(self.session, ["train"])
+        if self.before is None:  # the stage before learned something else
+            self.before = validate(self.session)
         old = frozenset(named_weights(state.model))
-        moving, course = begin_stage(self.session, self.number, self.folder)
+        moving, course = free_stage(self.session, self.number, self.folder)
         if self.stage.combine is not None:
             measures = measures_of(self.session, self.number, self.folder)
             self.combined = names_combined(self.session, self.number, measures)
         changed = moving.names | self.combined
-        by_training = state.snapshot((changed & old) - frozenset(by_adapters.weights))
+        by_training = state.snapshot(changed & old)
         snapshot = replace(by_adapters, weights={**by_training.weights, **by_adapters.weights})
         if any(group.start is not None for group in moving.groups):
             moving = self._find_rates(moving, course)
@@ -135,7 +145,7 @@ class StageOfRun:
         if checkpoint is None and self.stage.state == "keep":
             put_optimizer_state(run.optimizer, weights, self._memory_before(moving))
         if checkpoint is not None:
-            state.put(checkpoint.tensors["weights"])
+            state.put_touched(checkpoint.tensors["weights"])
             put_optimizer_state(run.optimizer, weights, checkpoint.tensors["optimizer"])
             run.best = dict(checkpoint.tensors.get("best", {}))
             run.average = dict(checkpoint.tensors.get("average", {}))
@@ -169,7 +179,9 @@ class StageOfRun:
         with another optimizer, which stands before one that was not kept, and nothing for an adapter attached since.
         """
         kept = kept_stages(self.run_folder, self.session)
-        checkpoint = kept_checkpoint(kept[max(kept)]) if kept else None
+        recipe = self.session.recipe
+        same = bool(kept) and recipe.learning_of(max(kept)) == recipe.learning_of(self.number)
+        checkpoint = kept_checkpoint(kept[max(kept)]) if same else None
         if checkpoint is None or checkpoint.state["optimizer"] != asdict(moving.optimizer):
             return {}
         names = moving.names - (self.session.state.adapter_names if self.stage.attach else frozenset())
@@ -197,6 +209,8 @@ class StageOfRun:
     ) -> dict[str, Any]:
         kept, reason = judge(self.run_folder, self.session, self.number, before, scores)
         shapes = self.session.state.roles().shapes
+        recipe = self.session.recipe
+        learns = recipe.view(self.number).task_name if recipe.learning_of(self.number) else None
         return {
             "name": self.stage.name,
             "decision": Decision.KEPT if kept else Decision.ROLLED_BACK,
@@ -213,6 +227,7 @@ class StageOfRun:
             "peak_memory_bytes": self.session.machine.peak_bytes(),
             "scores": asdict(scores),
             "change": {metric: value - before.values[metric] for metric, value in scores.values.items()},
+            **({"learns": learns} if learns else {}),
             **self.joint,
         }
 
@@ -288,11 +303,16 @@ class _StageRecord:
 
 
 def begin_stage(session: Session, number: int, folder: StageFolder | None = None) -> tuple[Moving, Course]:
-    """Merge, drop, measure, attach and free what a stage may move; give it, and what of it moves when.
+    """Merge, drop, measure, attach and free what a stage may move; give it, and what of it moves when."""
+    enter_stage(session, number)
+    return free_stage(session, number, folder)
+
+
+def free_stage(session: Session, number: int, folder: StageFolder | None = None) -> tuple[Moving, Course]:
+    """Measure, attach and free what a stage that is entered may move; give it, and what of it moves when.
 
     What was measured is kept in `folder`.
     """
-    remove_adapters(session, number)
     measures = measures_of(session, number, folder)
     displaced = attach_adapters(session, number, measures)
     moving = build.build_moving(session, number, measures)

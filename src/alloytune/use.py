@@ -23,6 +23,7 @@ from alloytune.recipe.types.recipe import Recipe
 from alloytune.record.atomic import new_folder
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
+from alloytune.tasks.abilities import Anchored
 from alloytune.tasks.task import Example, Task, find_task
 
 
@@ -45,7 +46,8 @@ class Tuned:
 
         Where no stage was kept they are those of the model before the first.
         """
-        kept = [stage["scores"] for stage in self.results["stages"] if stage["decision"] == Decision.KEPT]
+        stages = [stage for stage in self.results["stages"] if "learns" not in stage]
+        kept = [stage["scores"] for stage in stages if stage["decision"] == Decision.KEPT]
         scores = self.results["test"] or [self.results["start"], *kept][-1]
         return dict(scores["values"])
 
@@ -98,8 +100,16 @@ class Tuned:
         if not examples:
             *texts, last = self.recipe.columns
             raise InputError(str(where), f"no row has both {' and '.join(texts)} and {last}", "give rows with both")
+        if isinstance(self.task, Anchored):
+            examples = self._anchored(self.task, examples)
         scores = score_with_intervals(self.task, answers, examples, seed=0)
         return scores | {"left_out": chosen.height - len(examples)}
+
+    def _anchored(self, task: Anchored, examples: Sequence[Example]) -> list[Example]:
+        """Let the pretrained model answer the same examples, where the task compares with that."""
+        pretrained, _ = load_model(self.task.auto_class, self.results["model"], self.tokenizer, 0, **self.task.config)
+        pretrained = pretrained.to(self.machine.device)
+        return task.anchored(predict(pretrained, self.task, examples, self.tokenizer, self.machine), examples)
 
     def _choose_columns(self, table: pl.DataFrame, where: Path | str, names: Sequence[str]) -> pl.DataFrame:
         """Give the columns that the run was trained on, under the names that the task knows."""

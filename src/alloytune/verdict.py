@@ -5,6 +5,7 @@ import numpy as np
 from alloytune.build import Session
 from alloytune.evaluate.compare import standard_error
 from alloytune.metrics import METRICS, gain
+from alloytune.models.heads import MAIN
 from alloytune.recipe.types.ending import Accept
 from alloytune.recipe.types.values import read_gain
 from alloytune.record.folder import RunFolder
@@ -17,8 +18,8 @@ def judge(folder: RunFolder, session: Session, number: int, before: Scores, afte
     accept = session.recipe.stages[number].accept
     if accept is None:
         return True, "always kept"
-    metric = accept.metric or session.recipe.scored_by
-    name, rival = _best(folder, session, metric) if accept.against == "best" else ("", before)
+    metric = accept.metric or session.recipe.view(number).scored_by
+    name, rival = _best(folder, session, number, metric, before) if accept.against == "best" else ("", before)
     needed, shown = _needed(session, accept, metric, rival, after)
     gained = gain(metric, rival.values[metric], after.values[metric])
     fall = " less" if METRICS[metric].lower else ""
@@ -27,12 +28,17 @@ def judge(folder: RunFolder, session: Session, number: int, before: Scores, afte
     )
 
 
-def _best(folder: RunFolder, session: Session, metric: str) -> tuple[str, Scores]:
-    """Give the best model so far, kept stages and the start, and its name."""
-    found = {"the start": Scores(**folder.read("stages/start.json"))}
-    for stage in kept_stages(folder, session).values():
+def _best(folder: RunFolder, session: Session, number: int, metric: str, before: Scores) -> tuple[str, Scores]:
+    """Give the best model so far in what a stage learns, and its name: kept stages, and what they began with."""
+    recipe = session.recipe
+    own = recipe.learning_of(number)
+    start = Scores(**folder.read("stages/start.json")) if own == MAIN else before
+    found = {"the start": start}
+    for kept, stage in kept_stages(folder, session).items():
         result = stage.result()
         assert result is not None
+        if recipe.learning_of(kept) != own:
+            continue
         found[f"stage {result['name']}"] = Scores(**result["scores"])
     name = max(found, key=lambda name: found[name].rank(metric))
     return name, found[name]

@@ -414,3 +414,18 @@ def test_several_kinds_at_once(ran: Callable[[str], Ran], name: str) -> None:
     assert (low, len(gates)) == ((set(), 0) if name == "mam-like" else ({"self"}, 4))
     assert len(adapted(after)) == (0 if name == "mam-like" else 4)
     assert it.changed("adapter") == body_of(it.moving("adapter")) == it.role("head")
+
+
+def test_adapt_then_tune(ran: Callable[[str], Ran]) -> None:
+    it = ran("adapt-then-tune")
+    adapted, tuned = it.after("adapt"), it.after("tune")
+    lm_head = {name for name in adapted if name.startswith("cls.")}
+    body = it.role("embeddings", "layers")
+    assert body | lm_head == it.moving("adapt")
+    assert body <= it.changed("adapt")
+    assert it.moving("tune") == it.role("all")
+    assert not lm_head & tuned.keys()
+    began = it.seen.begun["tune"]
+    assert all(torch.equal(began[name], adapted[name]) for name in body)
+    assert all(torch.equal(began[name], it.pretrained[name]) for name in it.role("head"))
+    assert it.role("all") == it.changed("tune", began)

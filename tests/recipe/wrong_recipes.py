@@ -861,4 +861,83 @@ JOINT = {
     ),
 }
 
-ALL = {**SYNTAX, **KEYS, **VALUES, **RULES, **PACE, **COMBINING, **UNTIL, **CHOICES, **TURNS, **JOINT}
+
+def own(line: str, last: str = "  - {name: labels, train: all, rate: 1e-4}\n") -> str:
+    """A recipe whose first stage learns something of its own, and one more line in it."""
+    return f"stages:\n  - name: texts\n    train: all\n    rate: 1e-4\n    {line}\n{last}"
+
+
+TASKS_OF_STAGES = {
+    "a last stage that learns something else": Wrong(
+        own("▲task: language_modelling", last=""),
+        "stages[0].task",
+        ("the last stage must learn classification", "move this stage up"),
+    ),
+    "a stage of two tasks": Wrong(
+        own("task: ▲{embedding: {}, preference: {}}"), "stages[0].task", ("embedding and preference", "exactly one")
+    ),
+    "rows that the recipe does not have": Wrong(
+        own("task: ▲embedding"), "stages[0].task", ("query", "text, label", "give this stage `data`")
+    ),
+    "a column of another task in a stage": Wrong(
+        own("task: language_modelling\n    data: {train: a.csv, ▲label: b}"),
+        "stages[0].data.label",
+        ("language_modelling has no column 'label'",),
+    ),
+    "a metric of the recipe in a stage of its own": Wrong(
+        own("task: language_modelling\n    accept: {metric: ▲macro_f1}"),
+        "stages[0].accept.metric",
+        ("no metric of language_modelling", "perplexity"),
+    ),
+    "a test of a stage's rows": Wrong(
+        own("data: {train: a.csv, ▲test: b.csv}"), "stages[0].data.test", ("is not tested",)
+    ),
+    "a test cut from a stage's rows": Wrong(
+        own("data: {train: a.csv, split: {▲test: 10%}}"), "stages[0].data.split.test", ("is not tested",)
+    ),
+    "an adapter that goes over to another task": Wrong(
+        own(
+            "task: language_modelling\n    attach: {lora: {}}",
+            last="  - {name: ▲labels, train: all | adapter, rate: 1e-4}\n",
+        ),
+        "stages[1].name",
+        ("adapter 'lora' of stage 'texts'", "`merge: true`"),
+    ),
+    "an adapter that cannot go into the body": Wrong(
+        own(
+            "task: language_modelling\n    attach: ▲{bottleneck: {}}",
+            last="  - {name: labels, drop: true, train: all, rate: 1e-4}\n",
+        ),
+        "stages[0].attach",
+        ("cannot be merged into the body",),
+    ),
+    "memory of another task": Wrong(
+        own("task: language_modelling", last="  - {name: labels, train: all, rate: 1e-4, state: ▲keep}\n"),
+        "stages[1].state",
+        ("learns something else",),
+    ),
+    "a batch of one against itself": Wrong(
+        "task: embedding\nbatch: 1\nstages:\n  - {name: ▲full, train: all, rate: 1e-4}\n",
+        "stages[0].name",
+        ("batch is 1", "2 or more"),
+    ),
+    "mixout in two passes": Wrong(
+        "task: embedding\nmicro_batch: 4\nstages:\n  - {name: full, train: all, rate: 1e-4, mixout: ▲0.1}\n",
+        "stages[0].mixout",
+        ("micro_batch", "remove one"),
+    ),
+}
+
+ALL = {
+    **SYNTAX,
+    **KEYS,
+    **VALUES,
+    **RULES,
+    **PACE,
+    **COMBINING,
+    **UNTIL,
+    **CHOICES,
+    **TURNS,
+    **JOINT,
+    **TASKS_OF_STAGES,
+}

@@ -146,7 +146,7 @@ def check(
     quiet()
     dataset = prepare(build.build_data_settings(read.recipe))
     console.print(audit_table(dataset.audit.to_json()))
-    session = build.build_session(read.recipe, dataset)
+    session = build.build_session(read.recipe, dataset, build.prepare_others(read.recipe))
     console.print(estimate_table(estimate(session)))
 
 

@@ -37,7 +37,7 @@ class Terminal(Watcher):
     def on_model(self, session: Any) -> None:
         """Show the model in a line."""
         num_weights = sum(weight.numel() for weight in session.state.model.parameters())
-        cut = sum(session.num_cut.values())
+        cut = sum(session.learning.num_cut.values())
         self.console.print(
             f"model {session.source}: {num_weights:,} parameters, on {session.machine.device} in "
             f"{str(session.machine.precision).removeprefix('torch.')}",
@@ -47,7 +47,7 @@ class Terminal(Watcher):
             self.console.print(
                 f"[yellow]{cut:,} rows are longer than {session.max_length} tokens and are read up to there[/]"
             )
-        if left_out := sum(map(len, session.left_out.values())):
+        if left_out := sum(map(len, session.learning.left_out.values())):
             self.console.print(f"[yellow]{left_out:,} rows do not fit and are left out; results.json lists them[/]")
 
     def on_stage(self, number: int, stage: Any, moving: Any, plan: Any, progress: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alloytune.errors import VerificationError
 from alloytune.models.adapters import save_adapter
@@ -31,7 +31,8 @@ def difference(outputs: np.ndarray, expected: np.ndarray) -> float:
 class Places:
     """Where the parts go, and how they are loaded again.
 
-    `source` is the pretrained model that an adapter alone belongs on, `auto_class` transformers' class for it.
+    `source` is the pretrained model that an adapter alone belongs on, `auto_class` transformers' class for it;
+    `write_more` puts files of the task's own beside a whole model.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Places:
     adapter: Path
     base: Path
     auto_class: str = "AutoModelForSequenceClassification"
+    write_more: Callable[[Path, PreTrainedModel], None] | None = None
 
 
 def save_tuned(
@@ -52,7 +54,7 @@ def save_tuned(
     are merged in now. `card` writes a model card for the library that loads the folder.
     """
     if not state.attached:
-        _save_model(state, tokenizer, places.model, card("transformers"))
+        _save_model(state, tokenizer, places, places.model, card("transformers"))
         return {"model": True, "adapter": False, "base": False}
     mergeable = state.mergeable
     needs_base = state.base_moved or not mergeable or len(state.attached) > 1
@@ -60,11 +62,11 @@ def save_tuned(
     if needs_base:
         whole = state.snapshot(state.adapter_names)
         state.take_off()
-        _save_model(state, tokenizer, places.base, card("transformers"))
+        _save_model(state, tokenizer, places, places.base, card("transformers"))
         state.restore(whole)
     if mergeable:
         state.merge()
-        _save_model(state, tokenizer, places.model, card("transformers"))
+        _save_model(state, tokenizer, places, places.model, card("transformers"))
     return {"model": mergeable, "adapter": True, "base": needs_base}
 
 
@@ -134,9 +136,11 @@ def _outputs_when_reloaded(request: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return dict(np.load(answer))
 
 
-def _save_model(state: ModelState, tokenizer: PreTrainedTokenizerBase, path: Path, card: str) -> None:
+def _save_model(state: ModelState, tokenizer: PreTrainedTokenizerBase, places: Places, path: Path, card: str) -> None:
     with _folder(tokenizer, path, card) as folder:
         state.model.save_pretrained(str(folder))
+        if places.write_more:
+            places.write_more(folder, state.model)
 
 
 @contextmanager

@@ -9,33 +9,60 @@ from transformers import PreTrainedModel
 
 from alloytune.models import adapters
 from alloytune.models.adapters import Attached, Attachment
+from alloytune.models.heads import Heads
 from alloytune.models.roles import Roles, find_roles
 from alloytune.models.tree import canonical_name
-from alloytune.models.weights import Weights, copy_weights, put_weights
+from alloytune.models.weights import Weights, put_weights
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A model's adapters and some of its weights, to go back to."""
+    """A model's head and adapters and some of its weights, to go back to. Weights and `touched` go by stored names."""
 
+    head: str
     attachments: tuple[Attachment, ...]
     touched: frozenset[str]
     weights: Weights
 
 
 class ModelState:
-    """A model whose adapters come and go. Between stages its weights move by these verbs alone.
+    """A model whose heads and adapters come and go. Between stages its weights move by these verbs alone.
 
+    `heads` holds a model for each thing that is learned, all over one body; `model` is the current one.
     `fresh` names the weights that no file held (the head, sometimes the pooler); they count as head.
     `touched` names every weight that may differ from the pretrained one: what a checkpoint must hold.
     `attached` are the adapters in the order in which they came, where several stand on a layer from the inside out.
     """
 
     def __init__(self, model: PreTrainedModel, fresh: frozenset[str]) -> None:
-        self.model = model
-        self.fresh = fresh
+        self.heads = Heads(model, fresh)
         self.touched = self.roles().members.get("head", frozenset())
         self.attached: tuple[Attached, ...] = ()
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """Give the current model."""
+        return self.heads.head.model
+
+    @property
+    def fresh(self) -> frozenset[str]:
+        """Give the weights of the current model that no file held."""
+        return self.heads.head.fresh
+
+    def add_head(self, name: str, model: PreTrainedModel, fresh: frozenset[str]) -> None:
+        """Add a model with another head over the same body."""
+        self.heads.add(name, model, fresh)
+
+    def turn_to(self, name: str) -> None:
+        """Make another head the current one. It counts as touched, as every head does.
+
+        Adapters must be merged or taken off before: they belong to what they were trained for.
+        """
+        if name == self.heads.current:
+            return
+        if self.attached:
+            raise ValueError("adapters are attached")
+        self.touched = self.heads.turn_to(name, self.touched) | self.head
 
     def roles(self) -> Roles:
         """Find the roles of the model as it is now."""
@@ -127,27 +154,37 @@ class ModelState:
         }
 
     def snapshot(self, names: frozenset[str]) -> Snapshot:
-        """Copy these weights, and note what is attached."""
-        return Snapshot(self.attachments, self.touched, copy_weights(self.model, names))
+        """Copy these weights, and note head, adapters and what may have moved."""
+        weights = self.heads.copy(map(self.heads.stored_name, names))
+        return Snapshot(self.heads.current, self.attachments, self.heads.stored(self.touched), weights)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back: the adapters of then, the weights of then."""
+        """Go back: the head, the adapters and the weights of then."""
         staying = len(snapshot.attachments)
-        if self.attachments[:staying] != snapshot.attachments:
+        if self.attachments[:staying] != snapshot.attachments or snapshot.head != self.heads.current:
             staying = 0
         self.take_off([attachment.name for attachment in self.attachments[staying:]])
+        self.heads.put(snapshot.weights)  # what is not of the head of then is found under the one of now
+        self.turn_to(snapshot.head)
         for attachment in snapshot.attachments[staying:]:
             self.attach(attachment, "rollback", fresh=False)
-        put_weights(self.model, snapshot.weights)
-        self.touched = snapshot.touched
+        self.heads.put(snapshot.weights)
+        self.heads.note(snapshot.touched)
+        self.touched = self.heads.own_names(snapshot.touched)
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Put saved weights in place."""
+        """Put weights of the current model in place."""
         put_weights(self.model, weights)
 
     def touched_weights(self) -> Weights:
-        """Copy every weight that may differ from the pretrained one."""
-        return copy_weights(self.model, self.touched)
+        """Copy every weight, under any head, that may differ from the pretrained one; by stored names."""
+        return self.heads.copy(self.heads.stored(self.touched))
+
+    def put_touched(self, weights: Mapping[str, Tensor]) -> None:
+        """Put back what `touched_weights` gave, which is all that may differ."""
+        self.heads.put(weights)
+        self.heads.note(weights)
+        self.touched = self.heads.own_names(weights)
 
     def to(self, device: torch.device) -> None:
         """Move the model to a device."""

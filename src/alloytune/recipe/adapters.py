@@ -45,6 +45,11 @@ def standings_before(stages: Sequence[Stage]) -> list[set[Standing]]:
     return [{course.standing for course in courses if not course.skips} for courses in _courses(stages)]
 
 
+def standings_after_leaving(stages: Sequence[Stage], index: int, standings: Set[Standing]) -> set[Standing]:
+    """Give what is left of the sets of adapters when a stage has merged and dropped."""
+    return {standing - _leaving(stages, index, standing) for standing in standings}
+
+
 def standings_then_and_now(stages: Sequence[Stage], earlier: int | None, index: int) -> set[tuple[Standing, Standing]]:
     """Give what may be attached after an earlier stage and, in the same course of a run, in this one.
 

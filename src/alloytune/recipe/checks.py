@@ -9,6 +9,7 @@ from alloytune.recipe.joint import check_joint
 from alloytune.recipe.learning import check_learning
 from alloytune.recipe.places import KeyPath, Mistake
 from alloytune.recipe.speed import check_speed
+from alloytune.recipe.stage_tasks import check_stage_tasks, without_test
 from alloytune.recipe.turns import check_turns
 from alloytune.recipe.types.data import Data
 from alloytune.recipe.types.recipe import Recipe
@@ -18,23 +19,28 @@ from alloytune.recipe.types.values import PRETRAINED
 
 def check(recipe: Recipe) -> Iterator[Mistake]:
     """Find every combination that is impossible, or in which a setting would be ignored."""
-    yield from check_learning(recipe)
-    yield from _check_split(recipe.data)
+    wrong = list(check_learning(recipe))
+    yield from wrong
+    if not any(mistake.path[-1] == "task" for mistake in wrong):  # else nobody knows what a stage learns
+        yield from check_stage_tasks(recipe)
+    yield from _check_split(recipe.data, ("data",))
     if recipe.micro_batch is not None and recipe.micro_batch > recipe.batch:
         message = f"{recipe.micro_batch} is more than batch ({recipe.batch}); a micro-batch is a part of the batch"
         yield Mistake(("micro_batch",), message, about=(("batch",),))
     yield from _check_names(recipe.stages)
     for index, stage in enumerate(recipe.stages):
         yield from _check_stage(stage, ("stages", index))
+        if stage.data is not None:
+            yield from _check_split(without_test(stage.data), ("stages", index, "data"))
     yield from check_adapters(recipe.stages)
     yield from check_combining(recipe.stages)
     yield from check_scored_stages(recipe.stages)
     yield from check_speed(recipe.stages)
 
 
-def _check_split(data: Data) -> Iterator[Mistake]:
+def _check_split(data: Data, of: KeyPath) -> Iterator[Mistake]:
     """What is cut from the training rows must leave some, and validation must come from somewhere."""
-    path: KeyPath = ("data", "split")
+    path: KeyPath = (*of, "split")
     validation = data.split.validation if data.validation is None else 0.0
     test = data.split.test if data.test is None else 0.0
     about = ((*path, "validation"), (*path, "test"), ("data", "validation"), ("data", "test"))

@@ -16,27 +16,51 @@ TASK: KeyPath = ("task",)
 
 
 def check_learning(recipe: Recipe) -> Iterator[Mistake]:
-    """Find columns, metrics and regularisers that the task does not have."""
-    if isinstance(recipe.task, Task) and len(recipe.task.named) != 1:
-        named = " and ".join(recipe.task.named) or "no task"
-        yield Mistake(TASK, f"it names {named}; name exactly one, with a mapping of its settings")
+    """Find columns, metrics and regularisers that a task does not have, be it the recipe's or a stage's own."""
+    tasks: dict[KeyPath, str | Task | None] = {TASK: recipe.task}
+    tasks |= {("stages", index, "task"): stage.task for index, stage in enumerate(recipe.stages)}
+    unnamed = {path: task.named for path, task in tasks.items() if isinstance(task, Task) and len(task.named) != 1}
+    for path, named in unnamed.items():
+        message = f"it names {' and '.join(named) or 'no task'}; name exactly one, with a mapping of its settings"
+        yield Mistake(path, message)
+    if unnamed:
         return
-    yield from _check_columns(recipe)
-    yield from _check_stratify(recipe)
-    yield from _check_writing(recipe)
-    words = recipe.words
+    yield from _check_rows(recipe, TASK, ("data",))
+    yield from _check_writing(recipe, TASK, ("data",))
     yield from _check_metric(recipe.metric, ("metric",), recipe)
     for index, stage in enumerate(recipe.stages):
-        path: KeyPath = ("stages", index)
+        view, path = recipe.view(index), ("stages", index)
+        task_path = (*path, "task") if stage.task is not None else TASK
+        if stage.data is not None:
+            yield from _check_rows(view, task_path, (*path, "data"))
+        elif stage.task is not None:
+            yield from _check_borrowed(recipe, view, task_path)
+        if view is not recipe:
+            yield from _check_writing(view, task_path, (*path, "data"))
         if stage.accept is not None:
-            yield from _check_metric(stage.accept.metric, (*path, "accept", "metric"), recipe)
+            yield from _check_metric(stage.accept.metric, (*path, "accept", "metric"), view)
         if isinstance(stage.until.patience, Patience):
-            yield from _check_metric(stage.until.patience.metric, (*path, "until", "patience", "metric"), recipe)
-        yield from _check_score(stage, (*path, "until", "score"), recipe)
-        yield from _check_regularisers(stage, path, words, recipe.task_name)
+            yield from _check_metric(stage.until.patience.metric, (*path, "until", "patience", "metric"), view)
+        yield from _check_score(stage, (*path, "until", "score"), view)
+        yield from _check_regularisers(stage, path, view.words, view.task_name)
+        yield from _check_whole(view, stage, path)
 
 
-def _check_columns(recipe: Recipe) -> Iterator[Mistake]:
+def _check_rows(recipe: Recipe, task_path: KeyPath, path: KeyPath) -> Iterator[Mistake]:
+    yield from _check_columns(recipe, task_path, path)
+    yield from _check_stratify(recipe, task_path, path)
+
+
+def _check_borrowed(recipe: Recipe, view: Recipe, path: KeyPath) -> Iterator[Mistake]:
+    """A task without data of its own finds its columns among the recipe's."""
+    if not view.columns.keys() <= recipe.columns.keys():
+        message = (
+            f"{view.task_name} reads {describe_forms(view.words)}; the recipe's data has {', '.join(recipe.columns)}"
+        )
+        yield Mistake(path, f"{message}; give this stage `data`", about=(TASK, ("data",)))
+
+
+def _check_columns(recipe: Recipe, task_path: KeyPath, path: KeyPath) -> Iterator[Mistake]:
     """Every column that is named is read, and has one meaning."""
     words, named = recipe.words, recipe.data.named
     if words.form(named) is None:
@@ -44,17 +68,17 @@ def _check_columns(recipe: Recipe) -> Iterator[Mistake]:
         foreign = [key for key in named if key not in keys]
         for key in foreign:
             message = f"the task {recipe.task_name} has no column {key!r}; it reads {describe_forms(words)}"
-            yield Mistake(("data", key), message, at_key=True, about=(TASK,))
+            yield Mistake((*path, key), message, at_key=True, about=(task_path,))
         if not foreign:
             message = f"{' and '.join(named)} do not go together; {recipe.task_name} reads {describe_forms(words)}"
-            yield Mistake(("data", list(named)[-1]), message, at_key=True, about=(TASK,))
+            yield Mistake((*path, list(named)[-1]), message, at_key=True, about=(task_path,))
         return
     columns = recipe.columns
     for first, second in combinations(columns, 2):
         if columns[first] == columns[second]:
             key, other = (second, first) if second in named else (first, second)
             message = f"{columns[key]!r} is the {other} column, too; name another column"
-            yield Mistake(("data", key), message, about=(TASK, ("data", other)))
+            yield Mistake((*path, key), message, about=(task_path, (*path, other)))
 
 
 def describe_forms(words: TaskWords) -> str:
@@ -65,22 +89,39 @@ def describe_forms(words: TaskWords) -> str:
     )
 
 
-def _check_stratify(recipe: Recipe) -> Iterator[Mistake]:
+def _check_whole(recipe: Recipe, stage: Stage, path: KeyPath) -> Iterator[Mistake]:
+    """An update whose examples are held against each other needs two, and weights that stand still meanwhile."""
+    if not recipe.words.undivided:
+        return
+    about: tuple[KeyPath, ...] = (TASK, (*path, "task"), ("batch",), ("micro_batch",))
+    if recipe.batch < 2:
+        message = f"{recipe.task_name} tells an example from the others of its update, and batch is 1; give 2 or more"
+        yield Mistake((*path, "name"), message, about=about)
+    has_views = stage.joint is not None and stage.joint.mode == "views"
+    for key, is_there in {"mixout": stage.mixout, "joint": has_views}.items():
+        if is_there and recipe.micro_batch is not None:
+            message = (
+                f"{key} changes weights for a pass, and micro_batch makes {recipe.task_name} pass twice; remove one"
+            )
+            yield Mistake((*path, key), message, about=about)
+
+
+def _check_stratify(recipe: Recipe, task_path: KeyPath, path: KeyPath) -> Iterator[Mistake]:
     """Splits keep the shares of labels, where a row has one."""
-    path: KeyPath = ("data", "split", "stratify")
+    place: KeyPath = (*path, "split", "stratify")
     stratify = recipe.data.split.stratify
     if not recipe.words.stratifies and stratify:
         message = f"a row of {recipe.task_name} has no single label whose share could be kept; remove it"
-        yield Mistake(path, message, about=(TASK,))
+        yield Mistake(place, message, about=(task_path,))
     elif isinstance(stratify, str) and stratify != recipe.columns.get("label"):
         label = recipe.columns.get("label")
         message = f"{stratify!r} is not the label column ({label!r}); splits keep the shares of labels only"
-        yield Mistake(path, message, about=(TASK, ("data", "label")))
+        yield Mistake(place, message, about=(task_path, (*path, "label")))
 
 
-def _check_writing(recipe: Recipe) -> Iterator[Mistake]:
+def _check_writing(recipe: Recipe, task_path: KeyPath, data_path: KeyPath) -> Iterator[Mistake]:
     """What is said of written answers is of use, and what is asked of a model has the source in it."""
-    path, settings, defaults = ("task", recipe.task_name), recipe.task_settings, settings_of(recipe.task_name)
+    path, settings, defaults = (*task_path, recipe.task_name), recipe.task_settings, settings_of(recipe.task_name)
     prompt = settings.get("prompt")
     if prompt is not None and "{source}" not in prompt:
         yield Mistake((*path, "prompt"), "it has no {source}, where the source text goes; add it")
@@ -90,7 +131,7 @@ def _check_writing(recipe: Recipe) -> Iterator[Mistake]:
     for key in ("generate", "max_new_tokens", "bleu_words"):
         if settings.get(key) != defaults.get(key) and (is_plain or key == "bleu_words"):
             message = f"{key!r} is about written answers, and there are none; remove it"
-            yield Mistake((*path, key), message, at_key=True, about=(("data", "text"), (*path, "generate")))
+            yield Mistake((*path, key), message, at_key=True, about=((*data_path, "text"), (*path, "generate")))
 
 
 def _check_metric(metric: str | None, path: KeyPath, recipe: Recipe) -> Iterator[Mistake]:
@@ -138,3 +179,6 @@ def _check_regularisers(stage: Stage, path: KeyPath, words: TaskWords, task: str
         if getattr(stage, key) and key not in words.regularises:
             message = f"{key!r} means nothing in {task}, whose answers are no choice of one label; remove it"
             yield Mistake((*path, key), message, at_key=True, about=(TASK,))
+    if stage.joint is not None and stage.joint.kl and "r_drop" not in words.regularises:
+        message = f"'kl' means nothing in {task}, whose outputs are no choice of one label; remove it"
+        yield Mistake((*path, "joint", "kl"), message, at_key=True, about=(TASK,))

@@ -20,12 +20,14 @@ from alloytune.recipe.places import KeyPath, Mistake, Places, starts_with
 from alloytune.recipe.repeat import expand, in_the_writing
 from alloytune.recipe.sound import sound_part
 from alloytune.recipe.types.adapter import Attach
+from alloytune.recipe.types.data import Data
 from alloytune.recipe.types.recipe import Recipe, WrittenRecipe
 from alloytune.recipe.types.stage import WITHOUT_TRAINING, Stage
 from alloytune.recipe.wording import mistakes_in, without_hidden
 from alloytune.recipe.yaml_text import dump, load
 
 MODEL_REMEDY = "'model' is missing; add `model: ...` to the recipe, or give --model"
+STAGE_REMEDY = "'train' is missing; name the file with this stage's rows"
 TRAIN_REMEDY = "'data.train' is missing; add `data: {train: FILE}` to the recipe, or give the file on the command line"
 
 
@@ -79,9 +81,17 @@ def recipe_from(value: Mapping[str, Any] | Recipe, source: str = "recipe") -> Re
     return recipe_read(value, source=source).recipe
 
 
-def require_complete(read: ReadRecipe) -> None:
-    """Raise RecipeError where a recipe does not yet say which model and which data it is for."""
+def require_complete(read: ReadRecipe, *, has_table: bool = False) -> None:
+    """Raise RecipeError where a recipe does not yet say which model and which data it is for.
+
+    Where it `has_table`, a table in memory takes the place of the training file.
+    """
     missing = {"model": (read.recipe.model, MODEL_REMEDY), "data.train": (read.recipe.data.train, TRAIN_REMEDY)}
+    if has_table:
+        del missing["data.train"]
+    for number, stage in enumerate(read.recipe.stages):
+        if stage.data is not None:
+            missing[f"stages[{number}].data.train"] = (stage.data.train, STAGE_REMEDY)
     problems = [Problem(read.source, None, None, key, text) for key, (value, text) in missing.items() if value is None]
     if problems:
         raise RecipeError(problems)
@@ -115,9 +125,18 @@ def _checked(
 
 def _with_task_defaults(recipe: Recipe) -> Recipe:
     """Fill in what the task decides where nothing is said: metric, columns and whether splits keep shares."""
-    split = recipe.data.split.model_copy(update={"stratify": recipe.data.split.stratify or recipe.stratifies})
-    data = recipe.data.model_copy(update={**recipe.columns, "split": split})
-    return recipe.model_copy(update={"metric": recipe.scored_by, "data": data})
+    stages = [
+        stage.model_copy(update={"data": _with_columns(recipe.view(number), test=0.0)}) if stage.data else stage
+        for number, stage in enumerate(recipe.stages)
+    ]
+    return recipe.model_copy(update={"metric": recipe.scored_by, "data": _with_columns(recipe), "stages": stages})
+
+
+def _with_columns(recipe: Recipe, **split: float) -> Data:
+    """Give the data with every column named; `split` overrides its shares."""
+    stratify = recipe.data.split.stratify or recipe.stratifies
+    changed = recipe.data.split.model_copy(update={"stratify": stratify, **split})
+    return recipe.data.model_copy(update={**recipe.columns, "split": changed})
 
 
 def _examine(value: dict[str, Any]) -> tuple[Recipe | None, list[Mistake]]:
@@ -150,16 +169,23 @@ def _with_absolute_paths(recipe: Recipe, folder: Path, places: Places) -> Recipe
         start = folder if places.origin(path) is None else Path.cwd()
         return os.path.abspath(start / Path(text).expanduser())
 
-    files = {key: getattr(recipe.data, key) for key in ("train", "validation", "test")}
-    changed = {key: absolute(text, ("data", key)) for key, text in files.items() if text is not None}
-    update: dict[str, Any] = {"data": recipe.data.model_copy(update=changed)} if changed else {}
+    def with_files(data: Data, path: KeyPath) -> Data:
+        files = {key: getattr(data, key) for key in ("train", "validation", "test")}
+        changed = {key: absolute(text, (*path, key)) for key, text in files.items() if text is not None}
+        return data.model_copy(update=changed)
+
+    update: dict[str, Any] = {"data": with_files(recipe.data, ("data",))}
     if recipe.model is not None:
         at = absolute(recipe.model, ("model",))
         is_path = recipe.model.startswith(("./", "../", "~", "/")) or Path(at).is_dir()
         update |= {"model": at} if is_path else {}
-    if any(attach.folder for stage in recipe.stages for attach in stage.attaches):
-        update["stages"] = [_with_absolute_folders(stage, index, absolute) for index, stage in enumerate(recipe.stages)]
-    return recipe.model_copy(update=update) if update else recipe
+    update["stages"] = stages = [*recipe.stages]
+    for index, stage in enumerate(stages):
+        if stage.data is not None:
+            stages[index] = stage.model_copy(update={"data": with_files(stage.data, ("stages", index, "data"))})
+        if any(attach.folder for attach in stage.attaches):
+            stages[index] = _with_absolute_folders(stages[index], index, absolute)
+    return recipe.model_copy(update=update)
 
 
 def _with_absolute_folders(stage: Stage, index: int, absolute: Callable[[str, KeyPath], str]) -> Stage:

@@ -32,7 +32,7 @@ class TaskWords:
     `forms`: the ways of writing examples, the first for tables whose columns bear the keys' names. `metrics`: the first
     is what counts where nothing is said. `contradicts`: rows of the same text with different answers are a mistake in
     the data. `stratifies`: a row has one label, whose share splits can keep. `regularises`: the stage's regularisers
-    that mean something.
+    that mean something. `undivided`: the loss holds the examples of an update against each other.
     """
 
     about: str
@@ -41,6 +41,7 @@ class TaskWords:
     contradicts: bool = True
     stratifies: bool = False
     regularises: tuple[str, ...] = ()
+    undivided: bool = False
 
     def form(self, given: Collection[str]) -> Form | None:
         """Give the first form that has all of these keys."""
@@ -101,6 +102,26 @@ TASKS = {
         about="a summary of a text",
         forms=(Form(("source", "target")),),
         metrics=("loss", "perplexity", "rouge_1", "rouge_2", "rouge_l", "chrf"),
+        contradicts=False,
+        regularises=("label_smoothing", "r_drop"),
+    ),
+    "embedding": TaskWords(
+        about="one vector per text, so that a query lies near its document (pairs, or triplets with a negative)",
+        forms=(Form(("query", "document", "negative"), optional=("negative",)),),
+        metrics=("recall_at_10", "ndcg_at_10", "mrr", "loss", "recall_at_1", "recall_at_5"),
+        contradicts=False,
+        undivided=True,
+    ),
+    "preference": TaskWords(
+        about="of two answers to a prompt, the chosen one is to become likelier (DPO)",
+        forms=(Form(("prompt", "chosen", "rejected")),),
+        metrics=("accuracy", "margin", "reward_accuracy", "loss"),
+        contradicts=False,
+    ),
+    "language_modelling": TaskWords(
+        about="tokens foretold in text without labels: masked ones by encoders, the next one by decoders",
+        forms=(Form(("text",)),),
+        metrics=("loss", "perplexity", "accuracy"),
         contradicts=False,
         regularises=("label_smoothing", "r_drop"),
     ),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alloytune.metrics import METRICS
-from alloytune.report.scores import shown_metrics
+from alloytune.report.scores import other_scores, shown_metrics, value_cells
 
 
 def model_card(results: Mapping[str, Any], library: str) -> str:
@@ -76,11 +76,10 @@ def _test_lines(test: Mapping[str, Any] | None) -> list[str]:
 def _stage_line(stage: Mapping[str, Any], metrics: Sequence[str]) -> str:
     if "scores" not in stage:
         return f"| {stage['name']} | | |{' |' * len(metrics)} {stage['decision']} |"
-    values = stage["scores"]["values"]
     share = stage["moved_on_average"] / stage["parameters"]
     return (
         f"| {stage['name']} | {stage['trained_parameters']:,} ({share:.1%}) | {stage['seconds']:,.0f} "
-        f"| {' | '.join(f'{values[metric]:.4f}' for metric in metrics)} | {stage['decision']} |"
+        f"| {' | '.join(value_cells(stage, metrics))} | {stage['decision']}{other_scores(stage)} |"
     )
 
 

@@ -1,6 +1,7 @@
 """Which of a task's scores are shown where there is little room."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from alloytune.metrics import METRICS
 
@@ -11,6 +12,17 @@ def shown_metrics(values: Mapping[str, float], metric: str | None = None) -> lis
     """Give the first metrics of some scores, and `metric`, the one that counts, if it is not among them."""
     first = list(values)[:MOST]
     return first if metric is None or metric in first else [*first, metric]
+
+
+def value_cells(stage: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    """Write a stage's scores for a table; empty where it learned something else than the recipe does."""
+    values = stage["scores"]["values"]
+    return ["" if "learns" in stage else f"{values[metric]:.4f}" for metric in metrics]
+
+
+def other_scores(stage: Mapping[str, Any]) -> str:
+    """Write what a stage reached that learned something else, to stand behind its decision."""
+    return f" ({score_line(stage['scores']['values'])})" if "learns" in stage else ""
 
 
 def score_line(values: Mapping[str, float]) -> str:

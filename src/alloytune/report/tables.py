@@ -10,7 +10,7 @@ from rich.text import Text
 
 from alloytune.metrics import METRICS
 from alloytune.record.folder import RunFolder
-from alloytune.report.scores import shown_metrics
+from alloytune.report.scores import other_scores, shown_metrics, value_cells
 
 MAX_CLASSES = 20  # more are left to results.json
 MAX_CONFUSION = 8
@@ -54,16 +54,15 @@ def stages_table(results: Mapping[str, Any]) -> Table:
 def _stage_cells(stage: Mapping[str, Any], metrics: Sequence[str], metric: str) -> list[str]:
     if "scores" not in stage:
         return [stage["name"], *[""] * (5 + len(metrics)), stage["decision"]]
-    values = stage["scores"]["values"]
     return [
         stage["name"],
         short_count(stage["trained_parameters"]),
         f"{stage['moved_on_average'] / stage['parameters']:.1%}",
         f"{stage['seconds']:.0f}",
         f"{stage['peak_memory_bytes'] / 2**20:,.0f}",
-        *(f"{values[name]:.4f}" for name in metrics),
-        f"{stage['change'][metric]:+.4f}",
-        stage["decision"] + (f" (try {stage['tries']})" if stage["tries"] > 1 else ""),
+        *value_cells(stage, metrics),
+        "" if "learns" in stage else f"{stage['change'][metric]:+.4f}",
+        stage["decision"] + (f" (try {stage['tries']})" if stage["tries"] > 1 else "") + other_scores(stage),
     ]
 
 

@@ -50,6 +50,8 @@ class Batch:
     rows: tuple[str, ...]
     num_tokens: int  # padding not counted
     num_targets: int  # positions that carry loss
+    # examples in the model at a time, where a task's loss needs all of the update's
+    pass_size: int | None = field(default=None, kw_only=True)
 
     def to(self, device: torch.device) -> "Batch":
         """Give the same batch on a device."""

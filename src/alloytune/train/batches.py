@@ -15,6 +15,7 @@ LEAST_POOLS = 4  # per epoch, so that few rows are mixed as well: one pool makes
 class Updates:
     """The endless series of updates over some examples.
 
+    `vary` draws the form that an example has in an epoch, from its number and the epoch's, however it is batched.
     The micro-batches of update n depend on nothing but n, the seed and the sizes, so a resumed run sees the same.
     """
 
@@ -23,6 +24,7 @@ class Updates:
     micro_batch: int
     seed: int
     collate: Callable[[Sequence[Example]], Batch]
+    vary: Callable[[Example, np.random.Generator], Example] | None = None
 
     @property
     def per_epoch(self) -> int:
@@ -35,10 +37,14 @@ class Updates:
         while True:
             for chosen in self.epoch(epoch)[start:]:
                 yield [
-                    self.collate([self.examples[n] for n in chosen[first : first + self.micro_batch]])
+                    self.collate([self._example(n, epoch) for n in chosen[first : first + self.micro_batch]])
                     for first in range(0, len(chosen), self.micro_batch)
                 ]
             epoch, start = epoch + 1, 0
+
+    def _example(self, number: int, epoch: int) -> Example:
+        example = self.examples[number]
+        return self.vary(example, np.random.default_rng([self.seed, epoch, number])) if self.vary else example
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
         """Give the example numbers of every update of an epoch; each example stands in exactly one."""

@@ -52,10 +52,23 @@ class Data(Part):
     messages: str | None = Field(
         None, description="Column with conversations, lists of {role, content} or {from, value}; JSON in a CSV file."
     )
-    prompt: str | None = Field(None, description="Column with the beginning of a text, read as it stands.")
+    prompt: str | None = Field(
+        None,
+        description=(
+            "Column with the beginning of a text, read as it stands; in preferences it may be messages for the chat "
+            "template."
+        ),
+    )
     completion: str | None = Field(None, description="Column with what follows the prompt, blanks included.")
     source: str | None = Field(None, description="Column with the text to translate or to sum up.")
     target: str | None = Field(None, description="Column with its translation or summary.")
+    query: str | None = Field(None, description="Column with the query; `query` where absent.")
+    document: str | None = Field(None, description="Column with the query's document; `document` where absent.")
+    negative: str | None = Field(
+        None, description="Column with a document that is wrong for the query, or a list of several."
+    )
+    chosen: str | None = Field(None, description="Column with the better answer; `chosen` where absent.")
+    rejected: str | None = Field(None, description="Column with the worse answer; `rejected` where absent.")
     encoding: str = Field("utf-8", description="Encoding of CSV, TSV and JSONL files.")
     rows: int | None = Field(
         None,

@@ -119,6 +119,32 @@ class Recipe(RecipeHead):
 
     stages: list[Stage] = Field(min_length=1, description="The stages, in order.")
 
+    def view(self, number: int) -> "Recipe":
+        """Give the recipe with what a stage learns in the place of what the recipe does."""
+        stage = self.stages[number]
+        if stage.data is not None:
+            others = {"task": stage.task, "metric": None} if stage.task is not None else {}
+            return self.model_copy(update={"data": stage.data, **others})
+        if stage.task is None:
+            return self
+        seen = self.model_copy(update={"task": stage.task, "metric": None})
+        read = {key for form in seen.words.forms for key in form.keys}
+        split = self.data.split.model_copy(update={"stratify": None})
+        foreign = dict.fromkeys(self.data.named.keys() - read)
+        return seen.model_copy(update={"data": self.data.model_copy(update={**foreign, "split": split})})
+
+    def learning_of(self, number: int) -> str:
+        """Name what a stage learns: by the first stage that learns it, and nothing for what the recipe does."""
+        own = self.view(number)
+        others = [("", self), *((stage.name, self.view(n)) for n, stage in enumerate(self.stages[: number + 1]))]
+        return next(name for name, seen in others if (seen.task, seen.data) == (own.task, own.data))
+
+    @property
+    def learnings(self) -> dict[str, int]:
+        """Give what stages learn beside what the recipe does, by name, each with the first stage that learns it."""
+        names = [self.learning_of(number) for number in range(len(self.stages))]
+        return {name: names.index(name) for name in dict.fromkeys(names) if name}
+
 
 def _kind_of_entry(value: Any) -> str:
     return "(repeat)" if isinstance(value, Mapping) and "repeat" in value else "(stage)"

@@ -6,9 +6,11 @@ from pydantic import Field
 
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.choosing import ByTurns, Combine, FreezeWhen, Mixout, Scaled, Scoring, Unfreeze
+from alloytune.recipe.types.data import Data
 from alloytune.recipe.types.ending import Accept, Otherwise, Retry, Until
 from alloytune.recipe.types.joint import Joint
 from alloytune.recipe.types.optimizer import Clip, Optimizer, OptimizerWord
+from alloytune.recipe.types.task import Task, TaskName
 from alloytune.recipe.types.values import Interval, Part, Rate, SelectionText, Share
 
 
@@ -19,6 +21,16 @@ class Stage(Part):
         pattern=r"^[a-z0-9][a-z0-9_-]*$",
         description="A short word; names the stage's folder.",
         json_schema_extra={"format": "word"},
+    )
+    task: TaskName | Task | None = Field(
+        None,
+        description=(
+            "What this stage learns, where it is not the recipe's task: the body carries over, each task has its head. "
+            "Without `data` it reads the recipe's rows."
+        ),
+    )
+    data: Data | None = Field(
+        None, description="Where this stage's examples are, if not the recipe's; a test split is not cut from them."
     )
     attach: Attach | Annotated[list[Attach], Field(min_length=1)] | None = Field(
         None, description="Adapter to add before training, or a list of several on layers of their own."

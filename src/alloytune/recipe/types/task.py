@@ -4,10 +4,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
-from alloytune.recipe.types.values import Part
+from alloytune.recipe.types.values import Part, Share, Verbatim
 
 TaskName = Literal[
-    "classification", "multilabel", "regression", "tagging", "generation", "translation", "summarization"
+    "classification",
+    "multilabel",
+    "regression",
+    "tagging",
+    "generation",
+    "translation",
+    "summarization",
+    "embedding",
+    "preference",
+    "language_modelling",
 ]
 
 
@@ -111,6 +120,35 @@ class Summarization(_Writing):
     prompt: str | None = _PROMPT
 
 
+class Embedding(Part):
+    """One vector per text, so that a query lies near its document; the loss is InfoNCE within the batch."""
+
+    temperature: float = Field(0.05, gt=0, le=1, description="What cosines are divided by; smaller is stricter.")
+    pooling: Literal["auto", "mean", "cls", "last", "max"] = Field(
+        "auto",
+        description="How a text's tokens become one vector; auto does as the model's folder says, else takes the mean.",
+    )
+    query_prompt: Verbatim | None = Field(None, description="Text put before every query, such as `query: `.")
+    document_prompt: Verbatim | None = Field(None, description="Text put before every document, such as `passage: `.")
+
+
+class Preference(Part):
+    """Of two answers to a prompt, the chosen one is to become likelier; the loss is DPO's."""
+
+    beta: float = Field(
+        0.1, gt=0, description="The larger, the nearer the model stays to the weights with which the stage began."
+    )
+
+
+class LanguageModelling(Part):
+    """Tokens foretold in text without labels; the loss is cross-entropy."""
+
+    objective: Literal["auto", "masked", "next"] = Field(
+        "auto", description="Tokens to foretell: masked ones, the next one, or auto by the kind of model."
+    )
+    share: Share = Field(0.15, gt=0, description="Share of a text's tokens that are masked.")
+
+
 class Task(Part):
     """What is learned, with its settings: exactly one task."""
 
@@ -123,6 +161,9 @@ class Task(Part):
     generation: Generation | None = Field(None, description="Answers, turns of a dialogue, completions or plain text.")
     translation: Translation | None = Field(None, description="A translation of a text.")
     summarization: Summarization | None = Field(None, description="A summary of a text.")
+    embedding: Embedding | None = Field(None, description="One vector per text.")
+    preference: Preference | None = Field(None, description="Of two answers the better one.")
+    language_modelling: LanguageModelling | None = Field(None, description="Text without labels.")
 
     @property
     def named(self) -> list[str]:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from alloytune.expression import parse
 from alloytune.metrics import METRICS
@@ -111,6 +111,7 @@ Share = Annotated[
 ]
 # Which of them a task has is checked beside the task.
 Metric = Annotated[str, WithJsonSchema({"type": "string", "enum": list(METRICS), "format": "metric"})]
+Verbatim = Annotated[str, StringConstraints(strip_whitespace=False)]  # blanks at its ends count
 ScoreName = Literal["rgn", "snr", "fisher", "gradient", "weight_change", "spectral_snr", "lowrank_misfit"]
 Interval = Annotated[
     str, AfterValidator(_check_interval), WithJsonSchema({"type": "string", "minLength": 1, "format": "interval"})

@@ -1,0 +1,281 @@
+"""Preferences: of two answers to a prompt the chosen one shall become likelier, by DPO (Rafailov et al. 2023)."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import polars as pl
+import torch
+from scipy.special import expit
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from alloytune.data.rules import Rules, Sieved, sieve_by
+from alloytune.errors import InputError
+from alloytune.tasks.dialogue import Message, UnfitChatError, give_template, mark_answers, read_messages
+from alloytune.tasks.dpo import answer_logps, dpo_losses
+from alloytune.tasks.marked import Cut, Marked, cut, last_answer, mark_after
+from alloytune.tasks.masking import IGNORED
+from alloytune.tasks.objectives import objective_of
+from alloytune.tasks.target_logits import target_logits
+from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.texts import row_names
+
+_NO_REFERENCE = (0.0, 0.0)
+_SIDES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both texts of an example, chosen first, as lengths in tokens and where each answer begins.
+
+    `reference` are the answers' log-probabilities by the weights that the loss compares with, once they are known.
+    """
+
+    lengths: tuple[int, int]
+    starts: tuple[int, int]
+    reference: tuple[float, float] = _NO_REFERENCE
+
+
+@dataclass(frozen=True)
+class PairBatch(Batch):
+    """A batch of pairs: all chosen texts, then all rejected ones; `reference`: [pairs, 2]."""
+
+    reference: Tensor = field(default_factory=lambda: torch.zeros(0, 2))
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """Give the same batch on a device."""
+        moved = super().to(device)
+        assert isinstance(moved, PairBatch)
+        return replace(moved, reference=self.reference.to(device))
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Pairs of answers; the loss is DPO's, one target per pair.
+
+    What it compares with are the weights at the start of the stage, whose log-probabilities are computed once, so that
+    there is no second model in memory; scores compare with the pretrained weights. A larger `beta` holds the model
+    nearer to them.
+    """
+
+    beta: float
+    auto_class: ClassVar[Any] = AutoModelForCausalLM
+    pipeline: ClassVar[str] = "text-generation"
+    tunes: ClassVar[bool] = False
+
+    @classmethod
+    def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
+        """Ask for two different answers to every prompt. No prompt stands in two splits."""
+        return Rules(texts=("prompt",), answers=_SIDES, sift=_sift)
+
+    @classmethod
+    def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
+        """Take the settings; the rows teach nothing more."""
+        return cls(settings["beta"])
+
+    @classmethod
+    def recall(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Self:
+        """Take the settings."""
+        return cls(settings["beta"])
+
+    @classmethod
+    def blank(cls) -> Self:
+        """Give the task with the usual beta."""
+        return cls(0.1)
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """Give nothing: there are no labels."""
+        return {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Give nothing: the head is the model's own."""
+        return {}
+
+    def fitted(self, source: str) -> Self:
+        """Ask for a decoder."""
+        if objective_of(source) != "next":
+            raise InputError("model", f"{source!r} does not write answers", "choose a decoder, such as Llama or GPT-2")
+        return self
+
+    def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
+        """Tokenize prompt with each answer. What is too long loses the prompt's beginning, the same in both texts."""
+        if not set(_SIDES) <= set(table.columns):
+            what = "a model of preferences answers nothing; it is scored on prompt, chosen and rejected"
+            raise InputError("preference", what, "score it with evaluate, or let it write with generate")
+        give_template(tokenizer)
+        examples, left_out, num_cut = [], [], 0
+        for name, row in zip(row_names(table), table.to_dicts(), strict=True):
+            cuts = _cut_both([_mark(row["prompt"], row[side], tokenizer) for side in _SIDES], max_length, tokenizer)
+            kept = [one.marked for one in cuts if one.marked is not None]
+            if len(kept) < len(cuts):
+                left_out.append((name, next(one.reason for one in cuts if one.marked is None)))
+                continue
+            num_cut += any(one.is_cut for one in cuts)
+            lengths, starts = (
+                tuple(values) for values in zip(*((len(m.ids), last_answer(m)) for m in kept), strict=True)
+            )
+            inputs = {"input_ids": [token for marked in kept for token in marked.ids]}
+            examples.append(Example(name, inputs, Pair(lengths, starts)))
+        return Encoded(examples, num_cut, tuple(left_out))
+
+    def anchored(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> list[Example]:
+        """Give the examples with the log-probabilities that the loss compares with."""
+        return [
+            replace(example, target=replace(example.target, reference=tuple(answer[:2].tolist())))
+            for answer, example in zip(answers, examples, strict=True)
+        ]
+
+    def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> PairBatch:
+        """Pad both texts of every example; a target is the token of an answer, IGNORED elsewhere."""
+        texts = [ids for side in (0, 1) for ids in (_side(example, side) for example in examples)]
+        starts = [example.target.starts[side] for side in (0, 1) for example in examples]
+        padded = tokenizer.pad({"input_ids": texts}, return_tensors="pt", padding_side="right")
+        places = torch.arange(padded["input_ids"].shape[1])
+        is_answer = (places >= torch.tensor(starts)[:, None]) & padded["attention_mask"].bool()
+        return PairBatch(
+            inputs=dict(padded),
+            targets=padded["input_ids"].masked_fill(~is_answer, IGNORED),
+            rows=tuple(example.row for example in examples),
+            num_tokens=sum(example.num_tokens for example in examples),
+            num_targets=len(examples),
+            reference=torch.tensor([example.target.reference for example in examples]),
+        )
+
+    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give the loss summed over the pairs."""
+        return self.loss(self.outputs(model, batch), batch)
+
+    def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        """Give the loss of log-probabilities [pairs, 2]."""
+        assert isinstance(batch, PairBatch)
+        return dpo_losses(outputs, batch.reference, self.beta).sum()
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give the log-probabilities of chosen and rejected answers, [pairs, 2]."""
+        before = torch.zeros_like(batch.targets, dtype=torch.bool)
+        before[:, :-1] = batch.targets[:, 1:] != IGNORED
+        logits = target_logits(model, batch.inputs, before)
+        texts = before.nonzero()[:, 0]
+        logps = answer_logps(logits, batch.targets[batch.targets != IGNORED], texts, len(batch.targets))
+        return logps.view(2, -1).T
+
+    def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
+        """Give of every example the log-probabilities of both answers and their lengths in tokens, [4]."""
+        logps = self.outputs(model, batch)
+        lengths = (batch.targets != IGNORED).sum(1).view(2, -1).T
+        return list(torch.cat([logps, lengths], dim=1).cpu().numpy())
+
+    def tuned(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> Self:
+        """Give the task as it is."""
+        return self
+
+    def figures(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> np.ndarray:
+        """Give by how much the chosen answer is likelier per token, and how much more it has gained, [rows, 2]."""
+        found = np.stack(answers).astype(np.float64)
+        reference = np.array([example.target.reference for example in examples])
+        per_token = found[:, :2] / found[:, 2:]
+        gained = self.beta * (found[:, :2] - reference)
+        return np.column_stack([per_token[:, 0] - per_token[:, 1], gained[:, 0] - gained[:, 1]])
+
+    def values(self, figures: np.ndarray) -> dict[str, float]:
+        """Give the accuracies, the mean margin and the mean loss.
+
+        `accuracy`: how often the chosen answer is the likelier one, by the mean log-probability of its tokens;
+        `reward_accuracy`: how often it has gained more than the rejected one on the weights compared with (half a time
+        where nothing has moved); `margin`: by how much, times beta.
+        """
+        nearer, margins = figures.T
+        return {
+            "accuracy": float((nearer > 0).mean()),
+            "margin": float(margins.mean()),
+            "reward_accuracy": float((np.sign(margins) / 2 + 0.5).mean()),
+            "loss": float(np.logaddexp(0, -margins).mean()),
+        }
+
+    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+        """Give nothing more."""
+        return {}
+
+    def table(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> pl.DataFrame:
+        """Give the preferred answer, and how sure the model is of the chosen one by DPO's reading of it."""
+        figures = self.figures(answers, examples).reshape(-1, 2)
+        preferred = [_SIDES[0] if nearer > 0 else _SIDES[1] for nearer in figures[:, 0]]
+        columns = {"preferred": preferred, "margin": figures[:, 1], "probability": expit(figures[:, 1])}
+        return pl.DataFrame(columns, schema_overrides={"preferred": pl.String})
+
+
+TASK = Preference
+
+
+def _sift(table: pl.DataFrame) -> Sieved:
+    """Drop rows whose cells are no conversation, and those whose answers are the same."""
+    details: list[str | None] = []
+    for row in table.to_dicts():
+        given = {key: row[key] for key in ("prompt", *_SIDES) if row.get(key) is not None}
+        details.append(_unfit(given))
+    return sieve_by(table, details, "no pair of answers")
+
+
+def _unfit(given: Mapping[str, str]) -> str | None:
+    """Say why nothing can be learned of a row; None where something can."""
+    try:
+        answers = [_read_answer(given[side]) for side in _SIDES if side in given]
+        if _is_structured(given["prompt"]):
+            read_messages(given["prompt"])
+    except UnfitChatError as error:
+        return str(error)
+    return "both answers are the same" if len(answers) == 2 and answers[0] == answers[1] else None
+
+
+def _is_structured(cell: str) -> bool:
+    """Tell a conversation, or a single message, from a text."""
+    if not cell.lstrip().startswith(("[", "{")):
+        return False
+    try:
+        value = json.loads(cell)
+    except ValueError:
+        return False
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, dict) and bool({"content", "value"} & first.keys())
+
+
+def _read_answer(cell: str) -> str:
+    """Read an answer: a text, a message, or a list of one message."""
+    if not _is_structured(cell):
+        return cell
+    messages = read_messages(cell if cell.lstrip().startswith("[") else f"[{cell}]")
+    last: Message = messages[-1]
+    if len(messages) > 1 or last["role"] != "assistant":
+        raise UnfitChatError("an answer is no single turn of the assistant")
+    return last["content"]
+
+
+def _mark(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Marked | None:
+    """Tokenize a prompt with an answer: a conversation by the chat template, a text as it stands."""
+    if not _is_structured(prompt):
+        return mark_after(prompt, _read_answer(answer), tokenizer)
+    messages = [*read_messages(prompt), {"role": "assistant", "content": _read_answer(answer)}]
+    try:
+        return mark_answers(messages, tokenizer)
+    except UnfitChatError:
+        return None
+
+
+def _cut_both(both: Iterable[Marked | None], max_length: int | None, tokenizer: PreTrainedTokenizerBase) -> list[Cut]:
+    """Take the same number of tokens off the beginning of both texts."""
+    marked = [one for one in both if one is not None]
+    if len(marked) < len(_SIDES):
+        return [Cut(None, reason="the chat template refuses the conversation")]
+    longest = max(len(one.ids) for one in marked)
+    return [cut(one, max_length and max_length - longest + len(one.ids), tokenizer) for one in marked]
+
+
+def _side(example: Example, side: int) -> list[int]:
+    first = example.target.lengths[0]
+    ids = example.inputs["input_ids"]
+    return ids[:first] if side == 0 else ids[first:]

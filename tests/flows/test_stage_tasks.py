@@ -1,0 +1,181 @@
+"""Stages that learn something of their own: the body carries over, each task has its head."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from alloytune import run
+from alloytune.build import Session
+from alloytune.finish import _results
+from alloytune.models.weights import copy_weights, named_weights
+from alloytune.recipe.read import read_recipe
+from alloytune.record.folder import RunFolder
+from alloytune.report.card import model_card
+from alloytune.report.tables import stages_table
+from alloytune.train.moving import Moving
+from alloytune.watch import Watcher
+from flows.test_pace import carry_out_stages
+from flows.test_resume import weights
+
+START = """
+model: {model}
+data: {{train: table.csv, split: {{validation: 20%, test: 20%}}}}
+seed: 3
+batch: 8
+checkpoint: 2 updates
+stages:
+"""
+DOMAIN = "task: language_modelling, data: {train: texts.csv, split: {validation: 20%}}"
+STAGES = f"""
+  - {{name: domain, {DOMAIN}, train: all, rate: 2e-3, until: {{updates: 6}}, evaluate: 3 updates}}
+  - {{name: labels, attach: {{lora: {{rank: 2}}}}, train: adapter | head, rate: 2e-3, until: {{updates: 5}}}}
+  - {{name: again, {DOMAIN}, merge: true, attach: {{lora: {{rank: 2}}}}, train: adapter, rate: 2e-3,
+     until: {{updates: 5}}, accept: {{gain: 9, against: best}}, otherwise: {{retry: {{times: 1}}}}}}
+  - {{name: own, task: language_modelling, merge: true, train: "layers[-1:] | name('*predictions*')", rate: 2e-3,
+     until: {{updates: 4}}, keep: last}}
+  - {{name: last, train: all, rate: 2e-3, until: {{updates: 5}}, state: reset, keep: last,
+     combine: {{how: interpolate, with: [domain, last], weight: 0.5}}}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_bert(tmp_path_factory.mktemp("bert"))
+
+
+def write_recipe(model: Path, stages: str) -> Path:
+    tiny.make_table(100).write_csv("table.csv")
+    tiny.make_table(60, seed=1).select("text").write_csv("texts.csv")
+    Path("recipe.yaml").write_text(START.format(model=model) + stages)
+    return Path("recipe.yaml")
+
+
+class Moves(Watcher):
+    """Notes under which head each stage trains, and which of all stored weights it changes."""
+
+    def __init__(self) -> None:
+        self.heads: dict[str, str] = {}
+        self.changed: dict[str, set[str]] = {}
+
+    def on_model(self, session: Session) -> None:
+        self.session, self.state = session, session.state
+        self.before = self.everything()
+
+    def everything(self) -> dict[str, torch.Tensor]:
+        heads = self.state.heads
+        names = {heads.stored_name(name) for name in named_weights(self.state.model)}
+        others = {f"{key}:{name}" for key in ("domain", "own") for name in named_weights(heads._heads[key].model)}
+        return heads.copy(names | others | set(named_weights(heads._heads[""].model)))
+
+    def on_stage(self, number: int, stage: object, moving: Moving, *_: object) -> None:
+        self.heads[stage.name] = self.state.heads.current  # type: ignore[attr-defined]
+
+    def on_stage_end(self, number: int, result: object) -> None:
+        now = self.everything()
+        same = {name for name in now.keys() & self.before.keys() if torch.equal(now[name], self.before[name])}
+        self.changed[result["name"]] = set(now) - same  # type: ignore[index]
+        self.before = now
+
+    def on_finish(self, doing: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_the_body_carries_over_and_each_task_has_its_head(bert: Path, tmp_path: Path) -> None:
+    moves = Moves()
+    with pytest.raises(BaseException, match="stopped"):
+        run.start(read_recipe(str(write_recipe(bert, STAGES))), tmp_path / "run", moves)
+    assert moves.heads == {"domain": "domain", "labels": "", "again": "domain", "own": "own", "last": ""}
+    body = {name for name in moves.before if name.startswith("bert.") and "pooler" not in name}
+    head, domain = {"classifier.weight", "classifier.bias"}, "domain:cls.predictions.transform.dense.weight"
+    assert body <= moves.changed["domain"]
+    assert domain in moves.changed["domain"]
+    assert not moves.changed["domain"] & head
+    assert head <= moves.changed["labels"]
+    assert domain not in moves.changed["labels"]
+    assert moves.changed["again"] == set()  # rolled back, to the head and the adapters of before
+    assert {name for name in moves.changed["own"] if "layer.0" in name and "lora" not in name} == {
+        name for name in body if "layer.0" in name and name.endswith(".weight") and "LayerNorm" not in name
+    }  # merged
+    assert "own:cls.predictions.transform.dense.weight" in moves.changed["own"]
+    assert domain not in moves.changed["own"]
+    assert head <= moves.changed["last"]
+    results = [RunFolder(tmp_path / "run").stage(n, name).result() for n, name in enumerate(moves.heads)]
+    kinds = [set(result["scores"]["values"]) for result in results]  # type: ignore[index]
+    assert ["perplexity" in kind for kind in kinds] == [True, False, True, True, False]
+    assert results[2]["decision"] == "rolled back"  # type: ignore[index]
+    shown = _results(RunFolder(tmp_path / "run"), moves.session)
+    assert [stage.get("learns") for stage in shown["stages"]] == [
+        "language_modelling",
+        None,
+        "language_modelling",
+        "language_modelling",
+        None,
+    ]
+    assert shown["beside"]["domain"]["rows"] == {"train": 48, "validation": 12, "test": 0}
+    card = model_card(shown, "transformers")
+    assert re.search(r"\| domain \|.*\|  \|  \| kept \(loss [\d.]+  perplexity", card)
+    assert stages_table(shown).row_count == 6
+    assert sorted(path.name for path in (tmp_path / "run/data").iterdir() if path.is_dir()) == ["domain"]
+
+
+def test_ended_and_gone_on_in_the_same_bytes(bert: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(bert, STAGES)
+    alone, ended = tmp_path / "alone", tmp_path / "ended"
+    carry_out_stages(recipe, alone)
+    for update in (5, 8, 9, 6, None):
+        carry_out_stages(recipe, ended, update)
+    one, two = weights(alone), weights(ended)
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name]] == []
+    for number, name in enumerate(("domain", "labels", "again", "own", "last")):
+        assert scores(alone, number, name) == scores(ended, number, name)
+    assert any(name.endswith("domain:cls.predictions.bias") for name in one)
+
+
+def scores(folder: Path, number: int, name: str) -> object:
+    result = RunFolder(folder).stage(number, name).result()
+    assert result is not None
+    return result["scores"], result["change"]
+
+
+def test_a_model_without_a_head_shares_its_body_too(bert: Path, tmp_path: Path) -> None:
+    """AutoModel names its weights without `bert.`; checkpoints keep to one name for each."""
+    pairs = [{"query": f"{n} book", "document": f"the {n} was good"} for n in range(60)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    near = "task: embedding, data: {train: pairs.jsonl, near_duplicates: false}"
+    recipe = write_recipe(
+        bert,
+        f"\n  - {{name: near, {near}, train: 'layers[-1:]', rate: 1e-3, until: {{updates: 3}}, keep: last}}"
+        "\n  - {name: labels, train: head, rate: 1e-3, until: {updates: 3}, keep: last}\n",
+    )
+    moves = Spy()
+    with pytest.raises(BaseException, match="stopped"):
+        run.start(read_recipe(str(recipe)), tmp_path / "run", moves)
+    saved = load_file(tmp_path / "run/stages/02-labels/checkpoint/weights.safetensors")
+    moved = {name for name in saved if name.startswith("bert.encoder")}
+    assert {name.split(".")[3] for name in moved} == {"1"}
+    final = copy_weights(moves.state.model, moved)
+    pretrained = load_file(bert / "model.safetensors")
+    for name in moved:
+        assert torch.equal(final[name], saved[name])
+    assert not torch.equal(
+        final["bert.encoder.layer.1.output.dense.weight"], pretrained["bert.encoder.layer.1.output.dense.weight"]
+    )
+
+
+class Spy(Watcher):
+    def on_model(self, session: Session) -> None:
+        self.state = session.state
+
+    def on_finish(self, doing: str) -> None:
+        raise KeyboardInterrupt
