@@ -93,7 +93,7 @@ def test_every_family(name: str, tmp_path: Path) -> None:
     state.attach(attachment, "attach", fresh=True)
     shake(state, "adapter")
     tokenizer = load_tokenizer(str(source))
-    examples, _ = TASK.encode(tiny.make_table(6), tokenizer, 32)
+    examples = TASK.encode(tiny.make_table(6), tokenizer, 32).examples
     examples = sorted(examples, key=lambda example: example.num_tokens)
     together = TASK.outputs(state.model, TASK.collate(examples, tokenizer))
     alone = torch.cat([TASK.outputs(state.model, TASK.collate([example], tokenizer)) for example in examples])
