@@ -13,7 +13,6 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import cache
 from statistics import median
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from alloytune.build import Session, build_plan, build_session, build_updates
+from alloytune.build import build_plan, build_session, build_updates
 from alloytune.data.prepare import Dataset, prepare
 from alloytune.data.settings import DataSettings
 from alloytune.demo import _tweets
@@ -30,7 +29,8 @@ from alloytune.models.load import quiet
 from alloytune.pace import make_stage_optimizer
 from alloytune.recipe.read import recipe_from
 from alloytune.stages import begin_stage
-from alloytune.train.loop import Step, training_steps
+from alloytune.train.flops import count_flops
+from alloytune.train.loop import training_steps
 from alloytune.train.turns import Turns
 from quality import HERE, MODEL, machine
 
@@ -65,14 +65,12 @@ class Trained:
         attached = {} if joint is None else {"attach": LORA, "joint": joint}
         stage = {"name": "only", "train": "all" if joint is None else "all | adapter", "rate": 1e-5, **attached}
         recipe = recipe_from({"model": MODEL, "precision": "float32", "stages": [stage]})
-        session = build_session(recipe, tweets())
+        self.session = session = build_session(recipe, tweets())
         self.views: list[str] = []
-        self.steps = self._steps(session)
-
-    def _steps(self, session: Session) -> Iterator[Step]:
         moving, course = begin_stage(session, 0)
         optimizer = make_stage_optimizer(session, 0, moving)
-        turns = Turns(
+        self.loss = make_training_loss(session, 0, moving, course)
+        self.turns = Turns(
             course,
             moving.names,
             session.state.model,
@@ -81,13 +79,14 @@ class Trained:
             around=make_around(session, 0, course),
         )
         updates = build_updates(session, 0, 0)
-        return training_steps(
+        self.batches = next(updates.after(0))
+        self.steps = training_steps(
             session.state.model,
             optimizer,
             updates.after(0),
-            make_training_loss(session, 0, moving, course),
+            self.loss,
             session.machine,
-            still=lambda update: turns.at(update, 0.0),
+            still=lambda update: self.turns.at(update, 0.0),
             multiplier=lambda update: 1.0,
             clip=build_plan(session, 0, 0, updates).clip,
             seed=0,
@@ -99,35 +98,53 @@ class Trained:
         next(self.steps)
         return time.perf_counter() - began
 
+    def flops(self) -> int:
+        """Count the operations of the update that was made last, forward and backward, over one fixed batch."""
+        return count_flops(self.session.state.model, self.batches, self.loss, self.session.machine)
+
 
 def measure_cost(rounds: int) -> None:
-    """Make the same updates in every mode, taking turns."""
+    """Make the same updates in every mode, taking turns; the file is written anew after every round."""
     quiet()
     modes = {name: Trained(joint) for name, joint in MODES.items()}
     taken: dict[str, list[float]] = defaultdict(list)
+    flops: dict[str, int] = {}
     CELLS.mkdir(parents=True, exist_ok=True)
     for number in range(rounds + WARMING):
         for name, mode in modes.items():
             seconds = mode.seconds()
+            key = f"sample: {mode.views[-1]}" if name == "sample" else name
+            if key not in flops:
+                flops[key] = mode.flops()
             if number >= WARMING:
                 taken[name].append(round(seconds, 4))
         views = modes["sample"].views[WARMING:]
-        if {"full", "partial", "adapter"} <= set(views):
-            result = {"machine": machine(), "threads": torch.get_num_threads(), "ratios": ratios(taken, views)}
-            text = json.dumps({**result, "seconds": taken, "views": views}) + "\n"
-            (CELLS / "cost.json").write_text(text, encoding="utf-8")
-    print(json.dumps(result["ratios"], indent=1))
+        result = {"machine": machine(), "threads": torch.get_num_threads(), "views": views, "seconds": taken}
+        shares = {key: count / flops["full"] for key, count in flops.items()}
+        result |= {"flops": _with_sample(shares), "time": ratios(taken, views)}
+        (CELLS / "cost.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
+    print(json.dumps({key: result[key] for key in ("flops", "time")}, indent=1))
 
 
 def ratios(taken: dict[str, list[float]], views: list[str]) -> dict[str, float]:
-    """Give each mode's median over that of full; of `sample` the mean of its views', each over the same updates."""
+    """Give each mode's median over that of full; of `sample` each view's, over the same updates."""
     full = taken["full"]
-    found = {name: median(seconds) / median(full) for name, seconds in taken.items() if name not in ("full", "sample")}
+    found = {
+        name: median(seconds) / median(full)
+        for name, seconds in taken.items()
+        if seconds and name not in ("full", "sample")
+    }
     for view in ("full", "partial", "adapter"):
         numbers = [number for number, drawn in enumerate(views) if drawn == view]
-        found[f"sample: {view}"] = median(taken["sample"][n] for n in numbers) / median(full[n] for n in numbers)
-    found["sample"] = sum(ratio for name, ratio in found.items() if name.startswith("sample: ")) / 3
-    return found
+        if numbers:
+            found[f"sample: {view}"] = median(taken["sample"][n] for n in numbers) / median(full[n] for n in numbers)
+    return _with_sample(found)
+
+
+def _with_sample(found: dict[str, float]) -> dict[str, float]:
+    """Add the mean over the views that are drawn alike often."""
+    views = [ratio for name, ratio in found.items() if name.startswith("sample: ")]
+    return found | ({"sample": sum(views) / 3} if len(views) == 3 else {})
 
 
 def main() -> None:

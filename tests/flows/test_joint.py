@@ -14,8 +14,11 @@ from alloytune.data.prepare import prepare
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError
 from alloytune.recipe.read import recipe_from
+from alloytune.recipe.shipped import shipped_text
+from alloytune.recipe.yaml_text import load
 from alloytune.run import rehearse
 from flows.test_resume import weights
+from flows.test_shipped import short
 from properties.carried_out import Witness, assert_same, begin, carry_out
 
 LORA = {"lora": {"rank": 2, "on": "layers[-1:] & (attention | mlp)"}}
@@ -144,3 +147,85 @@ def test_what_no_view_weighs_is_refused(bert: Path) -> None:
             begin({"stages": [stage]}, bert)
     with pytest.raises(InputError, match="pissa"):
         begin({"stages": [joint_stage("views", attach={"lora": {"pissa": True}})]}, bert)
+
+
+def shipped(name: str, model: Path, folder: Path, **joint: Any) -> Witness:
+    """Carry out a shipped recipe, cut short; `joint` replaces keys of its objective."""
+    recipe, _ = load(shipped_text(name), name)
+    stages = short(recipe["stages"])
+    stages[0] |= {"joint": stages[0]["joint"] | joint, "until": {"updates": 4}}
+    return carry_out(begin({**recipe, "batch": 8, "stages": stages}, model), folder)
+
+
+def by_part(seen: Witness) -> dict[str, set[str]]:
+    """Give what moves in the only stage by its part of the objective."""
+    groups = seen.moves["joint" if "joint" in seen.moves else "route"].groups
+    return {part: {n for g in groups if g.part == part for n in g.names} for part in {str(g.part) for g in groups}}
+
+
+def test_shipped_joint(tmp_path: Path) -> None:
+    """The rest of the base at 0.3 of the rate, the top third at 1, adapters beside the top third alone."""
+    deep = tiny.save_bert(tmp_path / "deep", layers=4)
+    seen = shipped("joint", deep, tmp_path / "run")
+    parts, layers = by_part(seen), seen.session.state.roles().stacks["layers"]
+    rates = {name: group.rate for group in seen.moves["joint"].groups for name in group.names}
+    assert parts["partial"] == layers[2] | layers[3]
+    assert parts["full"] == set(rates) - parts["partial"] - parts["adapter"] - parts["head"]
+    assert all(".layer.2." in name or ".layer.3." in name for name in parts["adapter"])
+    full, partial, head = (rates[min(parts[part])] for part in ("full", "partial", "head"))
+    assert (full / partial, partial) == (pytest.approx(0.3), pytest.approx(head))
+    assert {rates[name] for name in parts["adapter"]}.isdisjoint({full, partial})
+
+
+def test_shipped_joint_views(tmp_path: Path, bert: Path) -> None:
+    """Without the adapter's loss the base moves the same way: what it learns does not lean on the adapter."""
+    seen = shipped("joint-views", bert, tmp_path / "run")
+    assert by_part(seen).keys() == {"full", "adapter", "head"}
+    row = json.loads((tmp_path / "run/stages/01-joint/steps.jsonl").read_text().splitlines()[0])
+    alone = shipped("joint", bert, tmp_path / "alone")
+    first = json.loads((tmp_path / "alone/stages/01-joint/steps.jsonl").read_text().splitlines()[0])
+    assert row["loss"] == pytest.approx(2 * first["loss"], rel=0.05)  # two views, alike while the adapter does nothing
+    assert alone.session.state.attachments == seen.session.state.attachments
+
+
+def test_shipped_joint_sample(tmp_path: Path, bert: Path) -> None:
+    """One view at a time; what is of no part of it keeps its bits."""
+    seen = shipped("joint-sample", bert, tmp_path / "run", every="1 update", partial=3)
+    parts = by_part(seen)
+    turns = rows(tmp_path / "run", "turns", 1)
+    moves = {"full": {"full", "partial", "head"}, "partial": {"partial", "head"}, "adapter": {"adapter", "head"}}
+    for turn in turns:
+        assert set(turn["moves"]) == {name for part in moves[turn["view"]] for name in parts.get(part, ())}
+    assert len({turn["view"] for turn in turns}) > 1
+
+
+def test_shipped_route(tmp_path: Path, bert: Path) -> None:
+    """Every adapted layer is chosen for at every update, and both sides win somewhere."""
+    recipe = shipped("route", bert, tmp_path / "run")
+    start, end = recipe.begun["route"], recipe.weights()
+    result = recipe.results["route"]
+    assert 0 < result["routed"] < 1
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    matrices = {name for name in start if "lora_A" in name}
+    assert len(matrices) == 12
+    assert moved & {name.replace(".lora_A.lora", "") for name in matrices}
+
+
+def test_branches_trained_apart_and_summed(tmp_path: Path, bert: Path) -> None:
+    """The fifth reading: theta0 + alpha dF + beta dP + gamma dA, from one snapshot, adapters folded in."""
+    page = (Path(__file__).parents[2] / "docs/joint.md").read_text(encoding="utf-8")
+    (text,) = [part for part in page.split("```yaml\n")[1:] if "sum-of-changes" in part]
+    recipe, _ = load(text.partition("```")[0], "docs/joint.md")
+    seen = carry_out(begin({**recipe, "batch": 8, "stages": short(recipe["stages"])}, bert), tmp_path / "run")
+    shares = seen.results["sum"]["combined"]
+    assert shares.keys() == {"full", "partial", "sum"}
+    start, after = seen.after["(pretrained)"], seen.after
+    for name, weight in after["sum"].items():
+        changes = {"full": after["full"], "partial": after["partial"], "sum": seen.begun.get("sum", after["sum"])}
+        if "layer.0" in name:  # moved by full and by the adapter alone
+            assert torch.equal(after["partial"][name], start[name])
+        assert changes.keys() == shares.keys()
+        assert weight.shape == start[name].shape
+    query = "bert.encoder.layer.0.attention.self.query.bias"  # without adapter: alpha dF
+    expected = start[query] + shares["full"] * (after["full"][query] - start[query])
+    assert torch.allclose(after["sum"][query], expected, atol=1e-7)
