@@ -155,20 +155,20 @@ def _training(session: Session, number: int, moving: Moving, course: Course) -> 
     middle = math.ceil((plan.max_updates or updates.per_epoch) / 2)
     with dropout_at(session.state.model, stage.dropout):
         costs = [
-            (share, _cost(session, turns, optimizer, summed_loss, updates, update))
+            (share, _cost(session, turns, optimizer, summed_loss, updates, update), turns.num_moving)
             for update, share in typical_updates(course, middle).items()
         ]
     update = UpdateCost(
-        seconds=sum(share * cost.seconds for share, cost in costs),
-        flops=round(sum(share * cost.flops for share, cost in costs)),
-        peak_memory_bytes=max(cost.peak_memory_bytes for _, cost in costs),
+        seconds=sum(share * cost.seconds for share, cost, _ in costs),
+        flops=round(sum(share * cost.flops for share, cost, _ in costs)),
+        peak_memory_bytes=max(cost.peak_memory_bytes for _, cost, _ in costs),
     )
     per_epoch = sum(example.num_tokens for example in updates.examples)
     by_tokens = (plan.max_tokens or math.inf) / (per_epoch / updates.per_epoch)
     most = min(plan.max_updates or math.inf, by_tokens)
     num_updates = min(most, (plan.max_seconds or math.inf) / update.seconds)
     return _Training(
-        num_moving=turns.num_moving,
+        num_moving=max(num_moving for _, _, num_moving in costs),
         num_updates=None if math.isinf(most) else math.ceil(most),
         max_seconds=plan.max_seconds,
         num_evaluations=max(1, round(num_updates / plan.evaluate_every)),
