@@ -16,6 +16,7 @@ from alloytune.errors import InputError
 from alloytune.recipe.read import recipe_from
 from alloytune.recipe.shipped import shipped_text
 from alloytune.recipe.yaml_text import load
+from alloytune.report.tables import movement_table
 from alloytune.run import rehearse
 from flows.test_resume import weights
 from flows.test_shipped import short
@@ -127,6 +128,10 @@ def test_movement_is_recorded_and_follows_the_weights(tmp_path: Path, bert: Path
         expected = (after - before).norm() / before.norm()
         assert last["head"] == pytest.approx(float(expected), rel=1e-5)
         ends[full] = last
+        shown = movement_table({"stages": [{"name": "plain"}, seen.results["joint"]]})
+        assert shown is not None
+        assert [column.header for column in shown.columns] == ["stage", "adapter", "full", "head", "partial"]
+        assert [str(cell) for column in shown.columns[3:4] for cell in column.cells] == [f"{last['head']:.3%}"]
     assert ends[0.1]["full"] < 0.3 * ends[1.0]["full"]
 
 
