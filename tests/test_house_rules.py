@@ -32,7 +32,7 @@ ARROWS = {
     "watch": {"record"},
     "rates": set(),
     "pace": {"errors", "models", "recipe", "train"},
-    "joint": {"errors", "models", "pace", "recipe", "selection", "train"},
+    "joint": {"errors", "models", "pace", "recipe", "selection", "tasks", "train"},
     "build": {
         "data",
         "errors",

@@ -11,7 +11,7 @@ from math import prod
 from alloytune import build
 from alloytune.build import Session
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
-from alloytune.joint import make_around, make_training_loss
+from alloytune.joint import make_around, make_training_loss, typical_updates
 from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import make_stage_optimizer
 from alloytune.stages import begin_stage
@@ -144,7 +144,7 @@ class _Training:
 
 
 def _training(session: Session, number: int, moving: Moving, course: Course) -> _Training:
-    """Measure the updates of a stage, in the turn at its middle, and count them."""
+    """Count the updates of a stage, and measure one in the turn at its middle, or in each view that may be drawn."""
     stage = session.recipe.stages[number]
     updates = build.build_updates(session, number, attempt=0)
     plan = build.build_plan(session, number, 0, updates)
@@ -154,13 +154,21 @@ def _training(session: Session, number: int, moving: Moving, course: Course) -> 
     summed_loss = make_training_loss(session, number, moving, course)
     middle = math.ceil((plan.max_updates or updates.per_epoch) / 2)
     with dropout_at(session.state.model, stage.dropout):
-        update = _cost(session, turns, optimizer, summed_loss, updates, middle)
+        costs = [
+            (share, _cost(session, turns, optimizer, summed_loss, updates, update), turns.num_moving)
+            for update, share in typical_updates(course, middle).items()
+        ]
+    update = UpdateCost(
+        seconds=sum(share * cost.seconds for share, cost, _ in costs),
+        flops=round(sum(share * cost.flops for share, cost, _ in costs)),
+        peak_memory_bytes=max(cost.peak_memory_bytes for _, cost, _ in costs),
+    )
     per_epoch = sum(example.num_tokens for example in updates.examples)
     by_tokens = (plan.max_tokens or math.inf) / (per_epoch / updates.per_epoch)
     most = min(plan.max_updates or math.inf, by_tokens)
     num_updates = min(most, (plan.max_seconds or math.inf) / update.seconds)
     return _Training(
-        num_moving=turns.num_moving,
+        num_moving=max(num_moving for _, _, num_moving in costs),
         num_updates=None if math.isinf(most) else math.ceil(most),
         max_seconds=plan.max_seconds,
         num_evaluations=max(1, round(num_updates / plan.evaluate_every)),

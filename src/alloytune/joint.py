@@ -14,6 +14,7 @@ from alloytune.recipe.types.joint import Joint, WeightPiece, is_constant, read_w
 from alloytune.recipe.types.optimizer import read_optimizer
 from alloytune.recipe.types.stage import Stage
 from alloytune.selection import Chooser, resolve
+from alloytune.tasks.abilities import Undivided
 from alloytune.train.joint import VIEWS_OF, Blend, Draws, Part, Piece, WeightCourse, weighted
 from alloytune.train.loop import Loss
 from alloytune.train.movement import relative_movement
@@ -164,6 +165,18 @@ def find_sites(session: "Session", number: int, course: Blend) -> list[Site]:
     return sites
 
 
+def typical_updates(course: Course, middle: int) -> dict[int, float]:
+    """Give updates that stand for those of a stage, with their shares: one of each view that is drawn, or `middle`."""
+    if not isinstance(course, Draws):
+        return {middle: 1.0}
+    found: dict[str, int] = {}
+    for update in range(middle, middle + 100 * course.every, course.every):
+        number = course.number(update, 0.5)
+        found.setdefault(course.turn(number).notes["view"], update)
+    total = sum(course.now[view] for view in course.now if view in found)
+    return {update: course.now[view] / total for view, update in found.items()}  # type: ignore[index]
+
+
 def joint_facts(session: "Session", course: Course) -> Callable[[], dict[str, Any]]:
     """Give what tells, whenever it is asked, how a joint stage stands; it knows nothing of another. Before training.
 
@@ -191,6 +204,12 @@ def check_joint(session: "Session", number: int, course: Course) -> None:
     if joint.mode == "route":
         assert isinstance(course, Blend)
         find_sites(session, number, course)
+    if joint.mode in ("views", "sample") and isinstance(session.task, Undivided) and session.recipe.micro_batch:
+        raise InputError(
+            f"stages[{number}].joint.mode",
+            f"the loss of {session.recipe.task} runs micro-batches twice, and this mode changes the model in between",
+            "remove micro_batch, or use mode: update",
+        )
     for attachment in session.state.attachments if joint.mode in ("views", "sample") else ():
         if attachment.settings.moves_base:
             raise InputError(

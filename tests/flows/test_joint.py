@@ -14,8 +14,12 @@ from alloytune.data.prepare import prepare
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError
 from alloytune.recipe.read import recipe_from
+from alloytune.recipe.shipped import shipped_text
+from alloytune.recipe.yaml_text import load
+from alloytune.report.tables import movement_table
 from alloytune.run import rehearse
 from flows.test_resume import weights
+from flows.test_shipped import short
 from properties.carried_out import Witness, assert_same, begin, carry_out
 
 LORA = {"lora": {"rank": 2, "on": "layers[-1:] & (attention | mlp)"}}
@@ -124,6 +128,10 @@ def test_movement_is_recorded_and_follows_the_weights(tmp_path: Path, bert: Path
         expected = (after - before).norm() / before.norm()
         assert last["head"] == pytest.approx(float(expected), rel=1e-5)
         ends[full] = last
+        shown = movement_table({"stages": [{"name": "plain"}, seen.results["joint"]]})
+        assert shown is not None
+        assert [column.header for column in shown.columns] == ["stage", "adapter", "full", "head", "partial"]
+        assert [str(cell) for column in shown.columns[3:4] for cell in column.cells] == [f"{last['head']:.3%}"]
     assert ends[0.1]["full"] < 0.3 * ends[1.0]["full"]
 
 
@@ -144,3 +152,90 @@ def test_what_no_view_weighs_is_refused(bert: Path) -> None:
             begin({"stages": [stage]}, bert)
     with pytest.raises(InputError, match="pissa"):
         begin({"stages": [joint_stage("views", attach={"lora": {"pissa": True}})]}, bert)
+
+
+def shipped(name: str, model: Path, folder: Path, **joint: Any) -> Witness:
+    """Carry out a shipped recipe, cut short; `joint` replaces keys of its objective."""
+    recipe, _ = load(shipped_text(name), name)
+    stages = short(recipe["stages"], 4)
+    stages[0] |= {"joint": stages[0]["joint"] | joint}
+    return carry_out(begin({**recipe, "batch": 8, "stages": stages}, model), folder)
+
+
+def by_part(seen: Witness) -> dict[str, set[str]]:
+    """Give what moves in the only stage by its part of the objective."""
+    groups = seen.moves["joint" if "joint" in seen.moves else "route"].groups
+    return {part: {n for g in groups if g.part == part for n in g.names} for part in {str(g.part) for g in groups}}
+
+
+def test_shipped_joint(tmp_path: Path) -> None:
+    """The rest of the base at 0.3 of the rate, the top third at 1, adapters beside the top third alone."""
+    deep = tiny.save_bert(tmp_path / "deep", layers=4)
+    seen = shipped("joint", deep, tmp_path / "run")
+    parts, layers = by_part(seen), seen.session.state.roles().stacks["layers"]
+    rates = {name: group.rate for group in seen.moves["joint"].groups for name in group.names}
+    assert parts["partial"] == layers[2] | layers[3]
+    assert parts["full"] == set(rates) - parts["partial"] - parts["adapter"] - parts["head"]
+    assert all(".layer.2." in name or ".layer.3." in name for name in parts["adapter"])
+    full, partial, head = (rates[min(parts[part])] for part in ("full", "partial", "head"))
+    assert (full / partial, partial) == (pytest.approx(0.3), pytest.approx(head))
+    assert {rates[name] for name in parts["adapter"]}.isdisjoint({full, partial})
+
+
+def test_shipped_joint_views(tmp_path: Path, bert: Path) -> None:
+    """Without the adapter's loss the base moves the same way: what it learns does not lean on the adapter."""
+    seen = shipped("joint-views", bert, tmp_path / "run")
+    assert by_part(seen).keys() == {"full", "adapter", "head"}
+    row = json.loads((tmp_path / "run/stages/01-joint/steps.jsonl").read_text().splitlines()[0])
+    alone = shipped("joint", bert, tmp_path / "alone")
+    first = json.loads((tmp_path / "alone/stages/01-joint/steps.jsonl").read_text().splitlines()[0])
+    assert row["loss"] == pytest.approx(2 * first["loss"], rel=0.05)  # two views, alike while the adapter does nothing
+    assert alone.session.state.attachments == seen.session.state.attachments
+
+
+def test_shipped_joint_sample(tmp_path: Path, bert: Path) -> None:
+    """One view at a time; what is of no part of it keeps its bits."""
+    seen = shipped("joint-sample", bert, tmp_path / "run", every="1 update", partial=3)
+    parts = by_part(seen)
+    turns = rows(tmp_path / "run", "turns", 1)
+    moves = {"full": {"full", "partial", "head"}, "partial": {"partial", "head"}, "adapter": {"adapter", "head"}}
+    for turn in turns:
+        assert set(turn["moves"]) == {name for part in moves[turn["view"]] for name in parts.get(part, ())}
+    assert len({turn["view"] for turn in turns}) > 1
+
+
+def test_shipped_route(tmp_path: Path, bert: Path) -> None:
+    """Every adapted layer is chosen for at every update; with such a prior both sides win somewhere."""
+    seen = shipped("route", bert, tmp_path / "run", adapter=0.4)
+    start, end = seen.begun["route"], seen.weights()
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    adapted = {name.replace("lora_A.lora.", "") for name in start if "lora_A" in name}
+    assert len(adapted) == 12
+    assert 0 < seen.results["route"]["routed"] < 1
+    assert moved & adapted
+    assert any("lora_B" in name for name in moved)
+
+
+def test_branches_trained_apart_and_summed(tmp_path: Path) -> None:
+    """The fifth reading: theta0 + alpha dF + beta dP + gamma dA, from one snapshot, the adapter folded in."""
+    page = (Path(__file__).parents[2] / "docs/joint.md").read_text(encoding="utf-8")
+    (text,) = [part for part in page.split("```yaml\n")[1:] if "sum-of-changes" in part]
+    recipe, _ = load(text.partition("```")[0], "docs/joint.md")
+    deep = tiny.save_bert(tmp_path / "deep", layers=4)
+    seen = carry_out(begin({**recipe, "batch": 8, "stages": short(recipe["stages"], 2)}, deep), tmp_path / "run")
+    shares, start = seen.results["sum"]["combined"], seen.after["(pretrained)"]
+    assert shares.keys() == {"full", "partial", "sum"}
+    for back in ("back", "back-again"):
+        assert_same(seen.after[back], start)
+    changes = {name: _changes(seen.after[name], start) for name in ("full", "partial", "sum")}
+    bias = "bert.encoder.layer.0.attention.self.query.bias"  # without an adapter, and not partial
+    assert torch.allclose(changes["sum"][bias], shares["full"] * changes["full"][bias], atol=1e-8)
+    assert not changes["partial"][bias].any()
+    query = bias.replace("bias", "weight")
+    of_adapter = changes["sum"][query] - shares["full"] * changes["full"][query]
+    values = torch.linalg.svdvals(of_adapter)
+    assert values[8] < 1e-2 * values[0] or not shares["sum"]  # what is left is of the adapter's rank
+
+
+def _changes(weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weights[name].double() - start[name].double() for name in start}

@@ -289,24 +289,22 @@ def test_update_under_sgd_is_the_naive_masked_loss(subject: Subject) -> None:
     assert_equal(train(subject, make_loss(TASK), blend, "sgd", factors=factors), reference)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_update_scales_the_steps_themselves(subject: Subject, kind: str) -> None:
+def test_update_scales_the_steps_themselves(subject: Subject) -> None:
     factors = {"full": 0.3, "partial": 0.8, "adapter": 2.0}
-    reference = references(subject, kind, factors)
+    reference = references(subject, "adamw", factors)
     for rows in reference.rows():
         reference.step(reference.gradients("whole", rows))
     blend = Blend(Selected(frozenset(subject.parts)), subject.parts, constant(full=0.3, partial=0.5, adapter=2.0))
-    assert_equal(train(subject, make_loss(TASK), blend, kind, factors=factors), reference)
+    assert_equal(train(subject, make_loss(TASK), blend, "adamw", factors=factors), reference)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_update_on_a_schedule(subject: Subject, kind: str) -> None:
+def test_update_on_a_schedule(subject: Subject) -> None:
     slope = WeightCourse((Piece(0.0, 2.0, "cosine", math.inf),))
     until = WeightCourse(
         (Piece(0.5, 0.5, "linear", 1), Piece(2.0, 1.0, "linear", 3), Piece(0, 0, "linear", math.inf)), "update"
     )
     it = subject
-    reference = references(it, kind)
+    reference = references(it, "adamw")
     for update, rows in enumerate(reference.rows()):
         share = update / NUM_UPDATES
         adapter = 1 - math.cos(math.pi * share)
@@ -316,7 +314,7 @@ def test_update_on_a_schedule(subject: Subject, kind: str) -> None:
         reference.step(reference.gradients("whole", rows))
     weights: dict[View, WeightCourse] = {"full": until, "partial": WeightCourse.constant(1), "adapter": slope}
     blend = Blend(Selected(frozenset(it.parts)), it.parts, weights)
-    assert_equal(train(it, make_loss(TASK), blend, kind, partial(weighted, blend)), reference)
+    assert_equal(train(it, make_loss(TASK), blend, "adamw", partial(weighted, blend)), reference)
 
 
 @pytest.mark.parametrize(("kind", "kl"), [("sgd", 0.0), ("adamw", 0.0), ("adamw", 0.7)])
@@ -370,14 +368,13 @@ def test_lower_layers_run_once(subject: Subject) -> None:
     assert counts[2] == set(ran) - lower - lora
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_sample(subject: Subject, kind: str) -> None:
+def test_sample(subject: Subject) -> None:
     """Only the drawn view's weights step, and only its updates count for them."""
     it = subject
     it.updates = it.updates * 3
     weights = constant(full=1, partial=2, adapter=2)
     draws = Draws(Selected(frozenset(it.parts)), it.parts, weights, every=2, seed=3)
-    reference = references(it, kind)
+    reference = references(it, "adamw")
     drawn = []
     for update, rows in enumerate(reference.rows(), 1):
         number = draws.number(update, 0.0)
@@ -391,7 +388,7 @@ def test_sample(subject: Subject, kind: str) -> None:
     assert set(drawn) == {"full", "partial", "adapter"}
     assert drawn[::2][:4] == drawn[1::2][:4]
     loss = with_adapters_that_move(make_loss(TASK), it.state.adapter_names)
-    assert_equal(train(it, loss, draws, kind), reference)
+    assert_equal(train(it, loss, draws, "adamw"), reference)
 
 
 def test_draws_follow_the_weights() -> None:
@@ -460,7 +457,7 @@ def test_naive_weights_do_nothing_under_adamw(tmp_path: Path) -> None:
         assert moved(1.0, scale) == pytest.approx(scale * plain, rel=0.2)
 
 
-@pytest.mark.parametrize("kind", ["llama", "t5", "roberta", "distilbert", "qwen3", "gemma3", "modernbert", "gpt-neox"])
+@pytest.mark.parametrize("kind", ["llama", "t5", "modernbert"])
 def test_shared_layers_change_nothing(tmp_path: Path, kind: str) -> None:
     it = make_subject(ARCHITECTURES[kind].save(tmp_path / kind))
     layers = layers_before_adapters(it.model, it.state.roles())

@@ -130,13 +130,13 @@ class Draws(Blend):
         seed: int,
     ) -> None:
         super().__init__(selected, parts, weights)
-        self._every = every
+        self.every = every
         self._seed = seed
 
     def number(self, update: int, share: float) -> int:
         """Count whole draws before the update."""
         super().number(update, share)
-        return (update - 1) // self._every
+        return (update - 1) // self.every
 
     def turn(self, number: int) -> Turn:
         """Draw a view by the weights of now, and let move what belongs to it."""
