@@ -64,8 +64,7 @@ def test_found_rates_are_written_and_a_resume_goes_on_with_them(tmp_path: Path, 
     }
     assert 1e-3 in alone.read("results.json")["stages"][1]["rates"]
 
-    for update in (1, 120):  # before the first checkpoint, and after it
-        place = tmp_path / f"stopped-{update}"
-        with pytest.raises(Interrupted):
-            start(place, bert, StopAt(update))
-        assert_equal(run.resume(place, Watcher()).path, alone.path)
+    place = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        start(place, bert, StopAt(120))  # after the first checkpoint of the stage whose rates were searched
+    assert_equal(run.resume(place, Watcher()).path, alone.path)
