@@ -22,7 +22,7 @@ from alloytune.models.adapters import Attachment
 from alloytune.models.combine import Combination
 from alloytune.models.folder import read_folder
 from alloytune.models.heads import MAIN
-from alloytune.models.load import is_two_sided, load_model, load_tokenizer, token_limit
+from alloytune.models.load import load_model, load_tokenizer, require_config, token_limit
 from alloytune.models.methods import METHODS, Method
 from alloytune.models.roles import Roles
 from alloytune.models.source import locate
@@ -116,11 +116,6 @@ def build_rules(recipe: Recipe, columns: Collection[str] | None = None) -> Rules
     return find_task(recipe.task_name).rules(recipe.task_settings, names)
 
 
-def task_settings(recipe: Recipe, source: str) -> dict[str, Any]:
-    """Give the settings of the recipe's task, and what it must know of the model: whether it has two sides."""
-    return recipe.task_settings | {"is_two_sided": is_two_sided(source)}
-
-
 def prepare_others(recipe: Recipe) -> dict[str, Dataset]:
     """Read, clean and split the rows of stages that have their own; by what they learn."""
     return {
@@ -138,7 +133,7 @@ def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset
     assert recipe.model is not None
     source = locate(recipe.model)
     machine = find_machine(recipe.precision)
-    task = fit(find_task(recipe.task_name).learn(task_settings(recipe, source), dataset.train), source)
+    task = fit(find_task(recipe.task_name).learn(recipe.task_settings, dataset.train), source)
     tokenizer = load_tokenizer(source)
     model, fresh = load_model(task.auto_class, source, tokenizer, recipe.seed, **task.config)
     max_length = token_limit(model, tokenizer, recipe.max_length)
@@ -155,7 +150,7 @@ def _add_learning(session: Session, name: str, number: int, dataset: Dataset) ->
     """Add what a stage learns beside what the recipe does, with its head."""
     recipe, tokenizer = session.recipe, session.tokenizer
     view = recipe.view(number)
-    task = fit(find_task(view.task_name).learn(task_settings(view, session.source), dataset.train), session.source)
+    task = fit(find_task(view.task_name).learn(view.task_settings, dataset.train), session.source)
     model, fresh = load_model(task.auto_class, session.source, tokenizer, recipe.seed, **task.config)
     where = f"stages[{number}].data" if recipe.stages[number].data else "data"
     session.learnings[name] = encode_splits(task, dataset, tokenizer, session.max_length, where)
@@ -164,7 +159,10 @@ def _add_learning(session: Session, name: str, number: int, dataset: Dataset) ->
 
 def fit(task: Task, source: str) -> Task:
     """Let a task take from a model's folder what it says of it."""
-    return task.fitted(source) if isinstance(task, FitsModel) else task
+    if not isinstance(task, FitsModel):
+        return task
+    require_config(source)
+    return task.fitted(source)
 
 
 def build_attachments(session: Session, number: int, chooser: Chooser | None = None) -> list[Attachment]:

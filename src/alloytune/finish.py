@@ -14,7 +14,6 @@ from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict, raw_outputs
 from alloytune.learning import Learning
 from alloytune.models.heads import MAIN
-from alloytune.models.load import writing_class
 from alloytune.models.save import Places, save_tuned, verify_saved
 from alloytune.models.weights import named_weights
 from alloytune.record.folder import RunFolder, StageFolder
@@ -42,7 +41,7 @@ def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watch
     split = "test" if session.examples["test"] else "validation"
     batch = session.task.collate(_verified(session.examples[split]), session.tokenizer)
     expected = raw_outputs(session.state.model, batch, session.machine.exact())
-    auto_class = writing_class(session.task.auto_class, session.state.model.config).__name__
+    auto_class = session.task.auto_class.__name__
     task = session.task
     more = partial(task.write_files, max_length=session.max_length) if isinstance(task, WritesFiles) else None
     places = Places(session.source, folder.model, folder.adapter, folder.base, auto_class, more)

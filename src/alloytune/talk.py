@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, TextStreamer
+from transformers import TextStreamer
 
+from alloytune.build import fit
 from alloytune.errors import InputError
 from alloytune.machine import find_machine
 from alloytune.models.load import load_model, load_tokenizer
@@ -16,6 +17,7 @@ from alloytune.tasks.answering import model_room, write_answers
 from alloytune.tasks.asked import Asked, Form, ask, form_of
 from alloytune.tasks.dialogue import Message, give_template
 from alloytune.tasks.replies import tokenize_reply, tokenize_sides
+from alloytune.tasks.task import find_task
 from alloytune.tasks.writing import Writing
 from alloytune.use import load_tuned
 
@@ -87,11 +89,11 @@ def load_writer(place: str, *, max_new_tokens: int | None, temperature: float, s
         tuned = load_tuned(place)
         if not isinstance(tuned.task, Writing):
             raise InputError("run", f"its task is {tuned.recipe.task_name}, which writes no texts", "use predict")
-        form, prompt, limit = form_of(tuned.task.columns), tuned.task.prompt, tuned.task.max_new_tokens
+        form, prompt, limit = form_of(tuned.task.columns), tuned.task.prompt or "{source}", tuned.task.max_new_tokens
         return Writer(tuned.model, tuned.tokenizer, form, prompt, max_new_tokens or limit, temperature)
     source = locate(place)
-    tokenizer = load_tokenizer(source)
-    model, _ = load_model(AutoModelForCausalLM, source, tokenizer, seed)
+    tokenizer, task = load_tokenizer(source), fit(find_task("generation").blank(), source)
+    model, _ = load_model(task.auto_class, source, tokenizer, seed)
     form = "instruction" if getattr(tokenizer, "chat_template", None) else "text"
     device = find_machine().device
     return Writer(model.to(device), tokenizer, form, "{source}", max_new_tokens or 256, temperature)

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from alloytune.build import build_rules, task_settings
+from alloytune.build import build_rules
 from alloytune.data.clean import drop_missing, repair, strip
 from alloytune.data.columns import require_columns
 from alloytune.data.parse import parse_table
@@ -172,8 +172,7 @@ def load_tuned(path: str | Path) -> Tuned:
     recipe = recipe_from(results["recipe"], source=str(folder.path / "results.json"))
     whole = "model" in results["saved"]
     source = str(folder.model if whole else folder.base)
-    settings = task_settings(recipe, source)
-    task = find_task(recipe.task_name).recall(settings, results["learned"])
+    task = find_task(recipe.task_name).recall(recipe.task_settings, results["learned"])
     tokenizer = load_tokenizer(source)
     model, _ = load_model(task.auto_class, source, tokenizer, 0, **task.config)
     limit = token_limit(model, tokenizer, results["max_length"])

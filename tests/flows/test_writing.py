@@ -105,7 +105,7 @@ def test_instructions_from_train_to_chat(
     answers = pl.read_ndjson(tmp_path / "answers.jsonl")["answer"]
     assert all(answer.startswith("it was") for answer in answers)
     assert command(["evaluate", "run", "table.jsonl"], monkeypatch) == 0
-    assert "exact match" in capsys.readouterr().out
+    assert "exact_match" in capsys.readouterr().out
 
     assert command(["generate", "run", *table["instruction"].head(3).to_list()], monkeypatch) == 0
     assert capsys.readouterr().out.splitlines() == answers.to_list(), "as predict answers"

@@ -167,6 +167,23 @@ VALUES = {
     "accept by another task's metric": Wrong(
         "task: tagging\n" + stage("accept: {metric: ▲r2}"), "stages[0].accept.metric", ("no metric of tagging",)
     ),
+    "written answers of plain text": Wrong(
+        top("task: generation\ndata: {text: body}\nmetric: ▲chrf"), "metric", ("plain text has no answers", "loss")
+    ),
+    "written answers where none are written": Wrong(
+        top("task: {generation: {generate: 0}}\nmetric: ▲exact_match"), "metric", ("`generate` is 0",)
+    ),
+    "answers to plain text": Wrong(
+        top("task: {generation: {▲max_new_tokens: 9}}\ndata: {text: body}"),
+        "task.generation.max_new_tokens",
+        ("there are none",),
+    ),
+    "prompt without its source": Wrong(
+        top('task: {translation: {prompt: ▲"Translate this"}}'), "task.translation.prompt", ("has no {source}",)
+    ),
+    "prompt of a dialogue": Wrong(
+        top("task: generation\ndata: {messages: talk, ▲prompt: asked}"), "data.prompt", ("do not go together",)
+    ),
     "R2 above 1": Wrong(
         "task: regression\n" + stage("until: {epochs: 1, score: ▲2}"), "stages[0].until.score", ("2", "at most 1")
     ),

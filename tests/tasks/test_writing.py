@@ -1,13 +1,14 @@
 """Writing as a task: what carries loss, what is left out, and that packing and splitting change nothing."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, T5Config
 
 import tiny
 from alloytune.data.clean import strip
@@ -136,14 +137,16 @@ def test_conversations_that_teach_nothing_are_dropped_and_others_end_on_an_answe
     assert json.loads(kept["messages"][0]) == talks[1][:2]
 
 
-def test_a_decoder_is_asked_to_translate_and_an_encoder_reads_the_source() -> None:
+def test_a_decoder_is_asked_to_translate_and_an_encoder_reads_the_source(tmp_path: Path) -> None:
     settings = {"prompt": None, "packing": True, "generate": 1, "max_new_tokens": 5, "bleu_words": "13a"}
     train = pl.DataFrame({"row": ["a"], "source": ["one"], "target": ["two"]})
-    asked = Translation.learn(settings | {"is_two_sided": False}, train)
-    read = Translation.learn(settings | {"is_two_sided": True}, train)
+    T5Config().save_pretrained(tmp_path / "t5")
+    LlamaConfig().save_pretrained(tmp_path / "llama")
+    asked, read = (Translation.learn(settings, train).fitted(str(tmp_path / name)) for name in ("llama", "t5"))
     assert asked.prompt == "Translate:\n\n{source}"
     assert read.prompt == "{source}"
-    assert Translation.recall(settings | {"is_two_sided": True}, read.learned) == read
+    assert read.auto_class is AutoModelForSeq2SeqLM
+    assert Translation.recall(settings, read.learned) == read
     tokenizer = tokenizer_of_bytes(CHATML)
     (example,) = asked.encode(train, tokenizer, None).examples
     assert tokenizer.decode(example.target.prompt).startswith("<|im_start|>user\nTranslate:\n\none<|im_end|>")

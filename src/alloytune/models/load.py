@@ -9,8 +9,6 @@ import transformers
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -42,18 +40,12 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def is_two_sided(source: str) -> bool:
-    """Tell whether a model is an encoder with a decoder; one that cannot be read is refused when it is loaded."""
+def require_config(source: str) -> None:
+    """Raise an InputError for a model whose config cannot be read."""
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # a damaged folder fails in many libraries' ways
         raise _cannot_load(source, "model", error) from error
-    return bool(config.is_encoder_decoder)
-
-
-def writing_class(auto_class: Any, config: Any) -> Any:
-    """Give the Auto class for a model: where texts are to be written, an encoder with a decoder has its own."""
-    return AutoModelForSeq2SeqLM if auto_class is AutoModelForCausalLM and config.is_encoder_decoder else auto_class
 
 
 def load_model(
@@ -69,7 +61,7 @@ def load_model(
     try:
         own = AutoConfig.from_pretrained(source, trust_remote_code=False)
         settings = _task_config(source, tokenizer, config)
-        model, info = writing_class(auto_class, own).from_pretrained(
+        model, info = auto_class.from_pretrained(
             source,
             config=settings,
             dtype=torch.float32,

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from alloytune.data.rules import Rules
 from alloytune.tasks.answering import write_answers
@@ -61,16 +61,20 @@ class Writing:
 
     columns: tuple[str, ...]
     is_two_sided: bool = False
-    prompt: str = "{source}"
+    prompt: str | None = None  # the usual one for the model's kind where None, until the task is fitted
     packing: bool = True
     generate: int = 64
     max_new_tokens: int = 128
     bleu_words: str = "13a"
-    auto_class: ClassVar[Any] = AutoModelForCausalLM
     pipeline: ClassVar[str] = "text-generation"
     tunes: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
     asks: ClassVar[str] = "{source}"  # of a model that reads and writes in one row
+
+    @property
+    def auto_class(self) -> Any:
+        """Give transformers' class for a model of one side or of two."""
+        return AutoModelForSeq2SeqLM if self.is_two_sided else AutoModelForCausalLM
 
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
@@ -84,11 +88,9 @@ class Writing:
 
     @classmethod
     def recall(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Self:
-        """Take the columns, and the settings."""
-        given = dict(settings)
-        if given.get("prompt") is None:
-            given["prompt"] = "{source}" if given.get("is_two_sided") else cls.asks
-        return cls(tuple(learned["columns"]), **given)
+        """Take the columns, what was found of the model, and the settings."""
+        found = {"columns": tuple(learned["columns"]), "is_two_sided": learned.get("is_two_sided", False)}
+        return cls(**{**settings, **found, "prompt": learned.get("prompt", settings.get("prompt"))})
 
     @classmethod
     def blank(cls) -> Self:
@@ -97,13 +99,19 @@ class Writing:
 
     @property
     def learned(self) -> dict[str, Any]:
-        """Give the columns."""
-        return {"columns": list(self.columns)}
+        """Give the columns, and what was found of the model."""
+        return {"columns": list(self.columns), "is_two_sided": self.is_two_sided, "prompt": self.prompt}
 
     @property
     def config(self) -> dict[str, Any]:
         """Give nothing: a language model has its head."""
         return {}
+
+    def fitted(self, source: str) -> Self:
+        """Look whether a model is an encoder with a decoder, and ask it as its kind is asked."""
+        is_two_sided = bool(AutoConfig.from_pretrained(source, trust_remote_code=False).is_encoder_decoder)
+        usual = "{source}" if is_two_sided else self.asks
+        return replace(self, is_two_sided=is_two_sided, prompt=usual if self.prompt is None else self.prompt)
 
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize rows; an answer is written for the first `generate` of them, and for all that have none."""
@@ -125,7 +133,7 @@ class Writing:
         self, name: str, row: Mapping[str, str | None], tokenizer: PreTrainedTokenizerBase, max_length: int | None
     ) -> Tokenized:
         try:
-            asked = ask(row, form_of(self.columns), self.prompt)
+            asked = ask(row, form_of(self.columns), self.prompt or "{source}")
         except UnfitChatError as error:
             return Tokenized(None, reason=str(error))
         return (tokenize_sides if self.is_two_sided else tokenize_reply)(name, asked, tokenizer, max_length)
