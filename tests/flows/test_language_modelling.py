@@ -94,11 +94,11 @@ def test_a_resumed_run_masks_the_same(bert: Path, tmp_path: Path, monkeypatch: p
     TEXTS.write_csv("texts.csv")
     Path("recipe.yaml").write_text(
         f"model: {bert}\ntask: language_modelling\ndata: {{train: texts.csv}}\nbatch: 16\ncheckpoint: 2 updates\n"
-        "stages:\n  - {name: only, train: all, rate: 5e-3, until: {epochs: 4}}\n"
+        "stages:\n  - {name: only, train: all, rate: 5e-3, until: {epochs: 3}}\n"
     )
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     carry_out_stages(Path("recipe.yaml"), alone)
-    for update in (3, 9, None):
+    for update in (9, None):
         carry_out_stages(Path("recipe.yaml"), stopped, update)
     assert weights(alone) == weights(stopped)
 

@@ -125,7 +125,7 @@ def test_a_resumed_run_compares_with_the_same_weights(
     Path("recipe.yaml").write_text(STAGES.format(model=llama))
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     carry_out_stages(Path("recipe.yaml"), alone)
-    for update in (3, 4, 2, None):  # within the first stage, at the border, within the second
+    for update in (3, 7, None):  # within the first stage and within the second
         carry_out_stages(Path("recipe.yaml"), stopped, update)
     assert weights(alone) == weights(stopped)
     folder = RunFolder(alone)

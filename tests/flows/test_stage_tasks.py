@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import tiny
 from alloytune import run
 from alloytune.build import Session
+from alloytune.errors import Interrupted
 from alloytune.finish import _results
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import read_recipe
@@ -90,10 +91,20 @@ class Moves(Watcher):
         raise KeyboardInterrupt
 
 
-def test_the_body_carries_over_and_each_task_has_its_head(bert: Path, tmp_path: Path) -> None:
-    moves = Moves()
-    with pytest.raises(BaseException, match="stopped"):
-        run.start(read_recipe(str(write_recipe(bert, STAGES))), tmp_path / "run", moves)
+@pytest.fixture(scope="module")
+def alone(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Moves]:
+    """Carry out STAGES without a stop; give the folder of recipe and run, and what moved."""
+    folder, moves = tmp_path_factory.mktemp("alone"), Moves()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        read = read_recipe(str(write_recipe(bert, STAGES)))
+        with pytest.raises(Interrupted):
+            run.start(read, folder / "run", moves)
+    return folder, moves
+
+
+def test_the_body_carries_over_and_each_task_has_its_head(alone: tuple[Path, Moves]) -> None:
+    folder, moves = alone
     assert moves.heads == {"domain": "domain", "labels": "", "again": "domain", "own": "own", "last": ""}
     body = {name for name in moves.before if name.startswith("bert.") and "pooler" not in name}
     head, domain = {"classifier.weight", "classifier.bias"}, "domain:cls.predictions.transform.dense.weight"
@@ -109,11 +120,11 @@ def test_the_body_carries_over_and_each_task_has_its_head(bert: Path, tmp_path: 
     assert "own:cls.predictions.transform.dense.weight" in moves.changed["own"]
     assert domain not in moves.changed["own"]
     assert head <= moves.changed["last"]
-    results = [RunFolder(tmp_path / "run").stage(n, name).result() for n, name in enumerate(moves.heads)]
+    results = [RunFolder(folder / "run").stage(n, name).result() for n, name in enumerate(moves.heads)]
     kinds = [set(result["scores"]["values"]) for result in results]  # type: ignore[index]
     assert ["perplexity" in kind for kind in kinds] == [True, False, True, True, False]
     assert results[2]["decision"] == "rolled back"  # type: ignore[index]
-    shown = _results(RunFolder(tmp_path / "run"), moves.session)
+    shown = _results(RunFolder(folder / "run"), moves.session)
     assert [stage.get("learns") for stage in shown["stages"]] == [
         "language_modelling",
         None,
@@ -125,20 +136,18 @@ def test_the_body_carries_over_and_each_task_has_its_head(bert: Path, tmp_path: 
     card = model_card(shown, "transformers")
     assert re.search(r"\| domain \|.*\|  \|  \| kept \(loss [\d.]+  perplexity", card)
     assert stages_table(shown).row_count == 6
-    assert sorted(path.name for path in (tmp_path / "run/data").iterdir() if path.is_dir()) == ["domain"]
+    assert sorted(path.name for path in (folder / "run/data").iterdir() if path.is_dir()) == ["domain"]
 
 
-def test_ended_and_gone_on_in_the_same_bytes(bert: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(bert, STAGES)
-    alone, ended = tmp_path / "alone", tmp_path / "ended"
-    carry_out_stages(recipe, alone)
-    for update in (5, 8, 9, 6, None):
-        carry_out_stages(recipe, ended, update)
-    one, two = weights(alone), weights(ended)
+def test_ended_and_gone_on_in_the_same_bytes(alone: tuple[Path, Moves], tmp_path: Path) -> None:
+    whole, ended = alone[0] / "run", tmp_path / "ended"
+    for update in (5, 9, 11, None):  # within the first stage, the rolled back one, and its second try
+        carry_out_stages(alone[0] / "recipe.yaml", ended, update)
+    one, two = weights(whole), weights(ended)
     assert one.keys() == two.keys()
     assert [name for name in one if one[name] != two[name]] == []
     for number, name in enumerate(("domain", "labels", "again", "own", "last")):
-        assert scores(alone, number, name) == scores(ended, number, name)
+        assert scores(whole, number, name) == scores(ended, number, name)
     assert any(name.endswith("domain:cls.predictions.bias") for name in one)
 
 
@@ -159,7 +168,7 @@ def test_a_model_without_a_head_shares_its_body_too(bert: Path, tmp_path: Path) 
         "\n  - {name: labels, train: head, rate: 1e-3, until: {updates: 3}, keep: last}\n",
     )
     moves = Spy()
-    with pytest.raises(BaseException, match="stopped"):
+    with pytest.raises(Interrupted):
         run.start(read_recipe(str(recipe)), tmp_path / "run", moves)
     saved = load_file(tmp_path / "run/stages/02-labels/checkpoint/weights.safetensors")
     moved = {name for name in saved if name.startswith("bert.encoder")}
