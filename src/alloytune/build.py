@@ -19,6 +19,7 @@ from alloytune.joint import constant_factors, find_parts
 from alloytune.learning import Learning, encode_splits
 from alloytune.machine import Machine, find_machine
 from alloytune.models.adapters import Attachment
+from alloytune.models.architecture import Architecture
 from alloytune.models.combine import Combination
 from alloytune.models.folder import read_folder
 from alloytune.models.heads import MAIN
@@ -87,7 +88,8 @@ class Session:
     def pretrained_weights(self) -> Weights:
         """Load the model anew, and give its weights as they were before the first stage, in main memory."""
         task = self.task
-        model, _ = load_model(task.auto_class, self.source, self.tokenizer, self.recipe.seed, **task.config)
+        changed = build_architecture(self.recipe)
+        model, _ = load_model(task.auto_class, self.source, self.tokenizer, self.recipe.seed, changed, **task.config)
         return {name: weight.detach() for name, weight in named_weights(model).items()}
 
 
@@ -125,6 +127,12 @@ def prepare_others(recipe: Recipe) -> dict[str, Dataset]:
     }
 
 
+def build_architecture(recipe: Recipe) -> Architecture:
+    """Translate the recipe's `architecture`."""
+    wanted = recipe.architecture
+    return Architecture(wanted.layers, wanted.dropout, tuple(wanted.tokens))
+
+
 def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset] | None = None) -> Session:
     """Load model and tokenizer, put the task's head on, tokenize the splits.
 
@@ -134,11 +142,12 @@ def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset
     source = locate(recipe.model)
     machine = find_machine(recipe.precision)
     task = fit(find_task(recipe.task_name).learn(recipe.task_settings, dataset.train), source)
-    tokenizer = load_tokenizer(source)
-    model, fresh = load_model(task.auto_class, source, tokenizer, recipe.seed, **task.config)
+    architecture = build_architecture(recipe)
+    tokenizer = load_tokenizer(source, architecture.tokens)
+    model, fresh = load_model(task.auto_class, source, tokenizer, recipe.seed, architecture, **task.config)
     max_length = token_limit(model, tokenizer, recipe.max_length)
     learnings = {MAIN: encode_splits(task, dataset, tokenizer, max_length, "data")}
-    state = ModelState(model, fresh)
+    state = ModelState(model, fresh, reshaped=architecture.changes)
     state.to(machine.device)
     session = Session(recipe, source, tokenizer, state, machine, max_length, learnings)
     for name, number in recipe.learnings.items():
@@ -151,7 +160,8 @@ def _add_learning(session: Session, name: str, number: int, dataset: Dataset) ->
     recipe, tokenizer = session.recipe, session.tokenizer
     view = recipe.view(number)
     task = fit(find_task(view.task_name).learn(view.task_settings, dataset.train), session.source)
-    model, fresh = load_model(task.auto_class, session.source, tokenizer, recipe.seed, **task.config)
+    changed = build_architecture(recipe)
+    model, fresh = load_model(task.auto_class, session.source, tokenizer, recipe.seed, changed, **task.config)
     where = f"stages[{number}].data" if recipe.stages[number].data else "data"
     session.learnings[name] = encode_splits(task, dataset, tokenizer, session.max_length, where)
     session.state.add_head(name, model, fresh)

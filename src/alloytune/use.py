@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from alloytune.build import build_rules
+from alloytune.build import build_architecture, build_rules
 from alloytune.data.clean import drop_missing, repair, strip
 from alloytune.data.columns import require_columns
 from alloytune.data.parse import parse_table
@@ -107,7 +107,9 @@ class Tuned:
 
     def _anchored(self, task: Anchored, examples: Sequence[Example]) -> list[Example]:
         """Let the pretrained model answer the same examples, where the task compares with that."""
-        pretrained, _ = load_model(self.task.auto_class, self.results["model"], self.tokenizer, 0, **self.task.config)
+        changed = build_architecture(self.recipe)
+        source = self.results["model"]
+        pretrained, _ = load_model(self.task.auto_class, source, self.tokenizer, 0, changed, **self.task.config)
         pretrained = pretrained.to(self.machine.device)
         return task.anchored(predict(pretrained, self.task, examples, self.tokenizer, self.machine), examples)
 

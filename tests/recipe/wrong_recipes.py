@@ -194,6 +194,7 @@ VALUES = {
         "task: regression\n" + stage("▲label_smoothing: 0.1"), "stages[0].label_smoothing", ("regression", "remove it")
     ),
     "R-Drop of sets": Wrong("task: multilabel\n" + stage("▲r_drop: 1"), "stages[0].r_drop", ("multilabel",)),
+    "no layers": Wrong(top("architecture: {layers: ▲0}"), "architecture.layers", ("0", "at least 1")),
     "two tasks": Wrong(top("task: ▲{tagging: {}, regression: {}}"), "task", ("regression and tagging", "exactly one")),
     "threshold": Wrong(top("task: {multilabel: {threshold: ▲1.5}}"), "task.multilabel.threshold", ("1.5", "below 1")),
     "class weights in words": Wrong(

@@ -1,6 +1,6 @@
 """Loading a pretrained model and its tokenizer, safely: safetensors only, no code from the model's folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from transformers import (
 )
 
 from alloytune.errors import InputError
+from alloytune.models.architecture import Architecture, add_tokens, embed_tokens
 from alloytune.models.roles import Roles, find_roles
 
+AS_IT_IS = Architecture()
 _NO_LIMIT = 100_000  # tokenizers without a limit of their own carry 1e30
 
 
@@ -26,8 +28,8 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer; one that has no padding token pads with its end token."""
+def load_tokenizer(source: str, tokens: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """Load a tokenizer and add new tokens; one that has no padding token pads with its end token."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # a damaged folder fails in many libraries' ways
@@ -37,6 +39,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             raise InputError("model", f"the tokenizer of {source!r} has no padding and no end token", "add one to it")
         tokenizer.pad_token = tokenizer.eos_token
+    if tokens:
+        add_tokens(tokenizer, tokens)
     return tokenizer
 
 
@@ -49,18 +53,24 @@ def require_config(source: str) -> None:
 
 
 def load_model(
-    auto_class: Any, source: str, tokenizer: PreTrainedTokenizerBase, seed: int, **config: Any
+    auto_class: Any,
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    architecture: Architecture = AS_IT_IS,
+    **config: Any,
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """Load a model in float32 with the task's head on it; also give the names of the weights that no file held.
 
     `auto_class` is a transformers Auto class, `config` what the task sets in the model's config. Weights that the
     files do not hold (the head) are drawn from `seed` before anything else draws random numbers. The outputs of a
-    head that was trained for other labels are drawn anew.
+    head that was trained for other labels are drawn anew. `architecture` changes the model on the way.
     """
     torch.manual_seed(seed)
     try:
         own = AutoConfig.from_pretrained(source, trust_remote_code=False)
         settings = _task_config(source, tokenizer, config)
+        architecture.adjust(settings)
         model, info = auto_class.from_pretrained(
             source,
             config=settings,
@@ -70,12 +80,17 @@ def load_model(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    except InputError:
+        raise
     except Exception as error:  # a damaged folder fails in many libraries' ways
         raise _cannot_load(source, "model", error) from error
+    if architecture.tokens:
+        embed_tokens(model, tokenizer, architecture.tokens)
     _require_embeddings(model, tokenizer, source)
     fresh = frozenset(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
     roles = find_roles(model)
     _require_body(fresh, roles, source)
+    architecture.require(roles)
     if _names_other_labels(own, model.config):
         fresh |= _redraw_outputs(model, roles, seed)
     return model, fresh

@@ -49,15 +49,15 @@ def save_tuned(
     """Save the model, and the adapters alone where some are attached; give which folders were written.
 
     `model/` holds everything in one (adapters merged). Adapters that cannot be merged are saved with `base/`, the
-    model that they sit on, instead. `base/` is also written beside an adapter whose base has moved, and beside
-    several: it holds the head, which an adapter alone brings along. The model ends as it began, but for adapters that
-    are merged in now. `card` writes a model card for the library that loads the folder.
+    model that they sit on, instead. `base/` is also written beside an adapter whose base is not that of the source, and
+    beside several: it holds the head, which an adapter alone brings along. The model ends as it began, but for adapters
+    that are merged in now. `card` writes a model card for the library that loads the folder.
     """
     if not state.attached:
         _save_model(state, tokenizer, places, places.model, card("transformers"))
         return {"model": True, "adapter": False, "base": False}
     mergeable = state.mergeable
-    needs_base = state.base_moved or not mergeable or len(state.attached) > 1
+    needs_base = state.base_moved or state.reshaped or not mergeable or len(state.attached) > 1
     _save_adapters(state, tokenizer, places, card("peft") + _how_to_load(state, places, needs_base), needs_base)
     if needs_base:
         whole = state.snapshot(state.adapter_names)

@@ -31,11 +31,13 @@ class ModelState:
     `heads` holds a model for each thing that is learned, all over one body; `model` is the current one.
     `fresh` names the weights that no file held (the head, sometimes the pooler); they count as head.
     `touched` names every weight that may differ from the pretrained one: what a checkpoint must hold.
+    `reshaped`: the model is another than the one in its source's files, which its adapters so cannot sit on.
     `attached` are the adapters in the order in which they came, where several stand on a layer from the inside out.
     """
 
-    def __init__(self, model: PreTrainedModel, fresh: frozenset[str]) -> None:
+    def __init__(self, model: PreTrainedModel, fresh: frozenset[str], *, reshaped: bool = False) -> None:
         self.heads = Heads(model, fresh)
+        self.reshaped = reshaped
         self.touched = self.roles().members.get("head", frozenset())
         self.attached: tuple[Attached, ...] = ()
 

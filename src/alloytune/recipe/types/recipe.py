@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from alloytune.recipe.tasks import OF_ANSWERS, TASKS, TaskWords
+from alloytune.recipe.types.architecture import Architecture
 from alloytune.recipe.types.data import Data
 from alloytune.recipe.types.stage import Stage
 from alloytune.recipe.types.task import Task, TaskName, settings_of
@@ -51,6 +52,7 @@ class RecipeHead(Part):
     task: TaskName | Task = Field(
         "classification", description="What is learned: a task's name, or a mapping with its settings."
     )
+    architecture: Architecture = Field(Architecture(), description="What is changed in the model beforehand.")
     data: Data = Field(Data(), description="Where the examples are.")
     seed: int = Field(
         0, ge=0, lt=2**32, description="Decides the split, the head's first weights, the batches and dropout."
