@@ -45,7 +45,7 @@ def test_operations_against_full(cost: Estimate) -> None:
     assert share["full"] == share["elements"] == 1.0
     assert 1 / 3 < share["head"] < 0.36  # forward alone, of three passes' worth
     assert 0.55 < share["top"] < 2 / 3  # forward, half of the backward pass, and no gradient for that half's input
-    assert 0.6 < share["lora"] < 0.85
+    assert 0.6 < share["lora"] < 0.9
     assert share["cycle"] == share["unfreeze"] == share["top"]  # the turn in the middle
     assert share["freeze"] > 0.9
     assert all(stage.memory_share > 0 for stage in cost.stages)

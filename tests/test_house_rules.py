@@ -31,7 +31,7 @@ ARROWS = {
     "train": {"errors", "machine", "metrics", "models", "record", "selected", "tasks"},
     "watch": {"record"},
     "rates": set(),
-    "pace": {"errors", "models", "recipe", "train"},
+    "pace": {"errors", "models", "recipe", "tasks", "train"},
     "joint": {"errors", "models", "pace", "recipe", "selection", "tasks", "train"},
     "build": {
         "data",

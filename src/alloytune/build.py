@@ -29,7 +29,14 @@ from alloytune.models.roles import Roles
 from alloytune.models.source import locate
 from alloytune.models.state import ModelState
 from alloytune.models.weights import Weights, named_weights
-from alloytune.pace import layer_shares, make_stage_clip, make_stage_schedule, optimizer_settings, role_of
+from alloytune.pace import (
+    in_training_form,
+    layer_shares,
+    make_stage_clip,
+    make_stage_schedule,
+    optimizer_settings,
+    role_of,
+)
 from alloytune.rates import auto_rate
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.choosing import Combine, Scaled
@@ -373,7 +380,7 @@ def build_plan(session: Session, number: int, attempt: int, updates: Updates) ->
         metric=metric,
         checkpoint_updates=None if unit == "minute" else in_updates(recipe.checkpoint, updates_per_epoch),
         checkpoint_seconds=amount * 60 if unit == "minute" else None,
-        max_tokens=_tokens_for(until.flops, session, updates) if until.flops else None,
+        max_tokens=_tokens_for(until.flops, session, number, updates) if until.flops else None,
         patience_metric=until.patience.metric if isinstance(until.patience, Patience) else None,
         enough=_enough(until.score, metric),
         average_share=_average_share(stage),
@@ -418,10 +425,11 @@ def _average_share(stage: Stage) -> Callable[[int], float] | None:
     return (lambda number: 1 / number) if weight is None else (lambda number: float(weight))  # type: ignore[arg-type]
 
 
-def _tokens_for(flops: float, session: Session, updates: Updates) -> float:
+def _tokens_for(flops: float, session: Session, number: int, updates: Updates) -> float:
     """Give how many tokens can be read for so many operations, by the cost of the stage's first update."""
     first = next(updates.after(0))
-    return flops / flops_per_token(session.state.model, first, session.task.summed_loss, session.machine)
+    with in_training_form(session, number):
+        return flops / flops_per_token(session.state.model, first, session.task.summed_loss, session.machine)
 
 
 def _enough(score: float | Mapping[str, float] | None, metric: str) -> dict[str, float]:

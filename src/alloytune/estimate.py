@@ -13,7 +13,7 @@ from alloytune.build import Session
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
 from alloytune.joint import make_around, make_training_loss, typical_updates
 from alloytune.models.weights import free_only, named_weights
-from alloytune.pace import make_stage_optimizer
+from alloytune.pace import in_training_form, make_stage_optimizer
 from alloytune.stages import begin_stage
 from alloytune.train.batches import Updates
 from alloytune.train.clip import make_clip
@@ -22,7 +22,6 @@ from alloytune.train.loop import Loss, training_steps
 from alloytune.train.moving import Group, Moving, make_optimizer
 from alloytune.train.optimizers import Optimizer
 from alloytune.train.range_test import SEARCH_SHARE
-from alloytune.train.regularize import dropout_at
 from alloytune.train.turns import Course, Turns, steady
 
 PROBED_UPDATES = 3  # after one that warms up
@@ -104,7 +103,9 @@ def _full_cost(session: Session) -> UpdateCost:
     moving = Moving((Group(tuple(sorted(names)), 1.0, 0.0),))
     optimizer = make_optimizer(moving, named_weights(session.state.model))
     turns = Turns(steady(moving.selected), moving.names, session.state.model, optimizer)
-    return _cost(session, turns, optimizer, session.task.summed_loss, build.build_updates(session, 0, attempt=0))
+    updates = build.build_updates(session, 0, attempt=0)
+    with in_training_form(session, 0):
+        return _cost(session, turns, optimizer, session.task.summed_loss, updates)
 
 
 def _probe(session: Session, number: int, full: UpdateCost) -> StageEstimate:
@@ -145,7 +146,6 @@ class _Training:
 
 def _training(session: Session, number: int, moving: Moving, course: Course) -> _Training:
     """Count the updates of a stage, and measure one in the turn at its middle, or in each view that may be drawn."""
-    stage = session.recipe.stages[number]
     updates = build.build_updates(session, number, attempt=0)
     plan = build.build_plan(session, number, 0, updates)
     optimizer = make_stage_optimizer(session, number, moving)
@@ -153,7 +153,7 @@ def _training(session: Session, number: int, moving: Moving, course: Course) -> 
     turns = Turns(course, moving.names, session.state.model, optimizer, around=around)
     summed_loss = make_training_loss(session, number, moving, course)
     middle = math.ceil((plan.max_updates or updates.per_epoch) / 2)
-    with dropout_at(session.state.model, stage.dropout):
+    with in_training_form(session, number):
         costs = [
             (share, _cost(session, turns, optimizer, summed_loss, updates, update), turns.num_moving)
             for update, share in typical_updates(course, middle).items()

@@ -1,21 +1,25 @@
 """How fast a stage learns, from recipe to objects: optimizer, course of the rate, decay, clipping, regularisers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alloytune.errors import InputError
 from alloytune.models.roles import Roles
+from alloytune.models.unpadded import unpadded
 from alloytune.models.weights import Weights, copy_weights, named_weights
 from alloytune.recipe.types.choosing import Mixout
 from alloytune.recipe.types.optimizer import Clip, read_optimizer
 from alloytune.recipe.types.stage import Stage
+from alloytune.tasks.abilities import Undivided
 from alloytune.train.clip import Clip as ClipGradients
 from alloytune.train.clip import make_clip
 from alloytune.train.loop import Loss
 from alloytune.train.moving import Group, Moving, Role, make_optimizer
+from alloytune.train.on_cpu import training_ops
 from alloytune.train.optimizers import Optimizer, OptimizerSettings, require_installed
-from alloytune.train.regularize import can_drop, drops, make_loss, with_mixout
+from alloytune.train.regularize import can_drop, dropout_at, drops, make_loss, with_mixout
 from alloytune.train.schedule import Schedule, make_schedule
 
 if TYPE_CHECKING:
@@ -86,6 +90,21 @@ def make_stage_loss(session: "Session", number: int, moving: Moving) -> Loss:
         return loss
     mixed = _mixed(moving, session.state.roles())
     return with_mixout(loss, _values(session, mixout.to, mixed), mixout.share)
+
+
+@contextmanager
+def in_training_form(session: "Session", number: int) -> Iterator[None]:
+    """Give the model the dropout that a stage trains with, and have it computed as fast as it bears.
+
+    A loss that needs the whole update calls the model again while torch computes the gradient, outside of any context.
+    """
+    model = session.state.model
+    with ExitStack() as form:
+        form.enter_context(dropout_at(model, session.recipe.stages[number].dropout))
+        if not isinstance(session.task, Undivided):
+            form.enter_context(training_ops(session.machine.device))
+            form.enter_context(unpadded(model, session.state.roles()))
+        yield
 
 
 def check_regularisers(session: "Session", number: int, moving: Moving) -> None:

@@ -14,7 +14,7 @@ from alloytune import build
 from alloytune.build import Session
 from alloytune.models.roles import Roles
 from alloytune.models.weights import copy_weights, free_only, put_weights
-from alloytune.pace import make_stage_loss, make_stage_optimizer
+from alloytune.pace import in_training_form, make_stage_loss, make_stage_optimizer
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import Stage
@@ -23,7 +23,6 @@ from alloytune.selection import Chooser, resolve
 from alloytune.tasks.task import Batch
 from alloytune.train.moving import Group, Moving
 from alloytune.train.range_test import RangeTest, num_sweep_updates, range_test
-from alloytune.train.regularize import dropout_at
 from alloytune.train.turns import Turns, steady
 
 Side = Literal["pretrained", "adapter", "head"]
@@ -112,7 +111,7 @@ def _sweep(session: Session, number: int, moving: Moving, selected: Selected, up
     plan = build.build_plan(session, number, 0, build.build_updates(session, number, 0))
     optimizer = make_stage_optimizer(session, number, moving)
     turns = Turns(steady(selected & moving.selected), moving.names, model, optimizer)
-    with dropout_at(model, session.recipe.stages[number].dropout):
+    with in_training_form(session, number):
         return range_test(
             model,
             optimizer,

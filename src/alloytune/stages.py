@@ -18,7 +18,7 @@ from alloytune.learning import Reached
 from alloytune.measures import Measures, measure_stage
 from alloytune.models.state import Snapshot
 from alloytune.models.weights import free_only, named_weights
-from alloytune.pace import make_stage_optimizer
+from alloytune.pace import in_training_form, make_stage_optimizer
 from alloytune.rate_search import find_rates, settle
 from alloytune.recipe.read import resolved
 from alloytune.recipe.types.choosing import ByTurns
@@ -31,7 +31,6 @@ from alloytune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from alloytune.train.loop import Step
 from alloytune.train.memory import OptimizerState, optimizer_state, put_optimizer_state
 from alloytune.train.moving import Moving
-from alloytune.train.regularize import dropout_at
 from alloytune.train.stage import Progress, StageRun, run_stage
 from alloytune.train.turns import Course, Turn, Turns
 from alloytune.verdict import judge
@@ -153,7 +152,7 @@ class StageOfRun:
             progress = Progress.from_json(checkpoint.state["progress"])
         self.folder.forget_after(attempt, progress.update)
         self.watcher.on_stage(self.number, self.stage, moving, plan, progress)
-        with dropout_at(state.model, self.stage.dropout):
+        with in_training_form(session, self.number):
             progress = run_stage(
                 run,
                 updates,

@@ -87,7 +87,9 @@ def test_a_stage_begins_at_its_own_weights(llama: Path) -> None:
     scored = session.examples["validation"]
     anchor(session, ["train"])
     update = next(build_updates(session, 0, 0).after(0))
-    assert loss(update, summed_loss=session.task.summed_loss) == pytest.approx(np.log(2), abs=1e-5)
+    assert loss(update, summed_loss=session.task.summed_loss) == pytest.approx(
+        np.log(2), abs=1e-4
+    )  # rounding: what answers does so with padding
     assert session.examples["validation"] is scored
 
 
@@ -140,7 +142,9 @@ def test_a_resumed_run_compares_with_the_same_weights(
     assert first["margin"] > 0.5
     assert second["margin"] >= first["margin"]  # still compared with the pretrained weights
     steps = (folder.stage(1, "second").path / "steps.jsonl").read_text().splitlines()
-    assert json.loads(steps[0])["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert json.loads(steps[0])["loss"] == pytest.approx(
+        np.log(2), abs=1e-4
+    )  # rounding: what answers does so with padding
 
 
 def test_what_is_too_long_loses_its_beginning(llama: Path) -> None:

@@ -13,14 +13,20 @@ from alloytune.models.roles import Roles
 Recorded = dict[nn.Module, Any]
 
 
+def layers_in_order(model: nn.Module, roles: Roles) -> list[nn.Module]:
+    """Give the layers in the order in which they run; none where they are no modules of their own or share one."""
+    layers = [_module_of(model, names) for names in roles.stacks.get("layers", ())]
+    if len(set(layers)) < len(layers) or any(_is_around(layer, layers) for layer in layers):
+        return []
+    return layers
+
+
 def layers_before_adapters(model: nn.Module, roles: Roles) -> list[nn.Module]:
     """Give the layers, in the order in which they run, before the first that holds an adapter.
 
-    None where an adapter stands outside all layers, or where layers are no modules of their own or share one.
+    None where an adapter stands outside all layers.
     """
-    layers = [_module_of(model, names) for names in roles.stacks.get("layers", ())]
-    if not layers or len(set(layers)) < len(layers) or any(_is_around(layer, layers) for layer in layers):
-        return []
+    layers = layers_in_order(model, roles)
     adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     holding = [any(module in set(layer.modules()) for module in adapted) for layer in layers]
     inside = {module for layer in layers for module in layer.modules()}

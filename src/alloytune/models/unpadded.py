@@ -1,0 +1,207 @@
+"""Layers that compute no padding: between the first and the last one, the tokens of a batch stand in one row.
+
+Everything in a layer but attention looks at one token at a time. Attention gets its queries, keys and values padded
+again, and the mask that the model made, so that no text sees another. Whether a model bears that is tried on it, once:
+BERT, RoBERTa and Llama do; those that compute attention by themselves, or have two sides, are left as they are.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from alloytune.models.replay import layers_in_order
+from alloytune.models.roles import Roles
+
+_FAR = 1e-4  # of the largest output; rounding in float32 stays below it
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of a padded batch stand.
+
+    `places`: [tokens], each among the `rows` * `length` places; `tokens`: the way back, [rows * length], at padding the
+    number after the last token.
+    """
+
+    rows: int
+    length: int
+    places: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def of(cls, attention_mask: Tensor) -> "Layout":
+        """Read the layout off a mask, [rows, length]."""
+        is_token = attention_mask.flatten().bool()
+        places = is_token.nonzero()[:, 0]
+        tokens = (is_token.cumsum(0) - 1).masked_fill_(~is_token, len(places))
+        rows, length = attention_mask.shape
+        return cls(rows, length, places, tokens)
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether there is no padding."""
+        return len(self.places) == len(self.tokens)
+
+    def strip(self, padded: Tensor) -> Tensor:
+        """Take the padding out: [rows, length, ...] to [1, tokens, ...]; a single row stands for all."""
+        stripped: Tensor = _Strip.apply(padded.expand(self.rows, *padded.shape[1:]), self)  # type: ignore[no-untyped-call]
+        return stripped
+
+    def pad(self, stripped: Tensor) -> Tensor:
+        """Put zeros at the padded places: [1, tokens, ...] to [rows, length, ...]."""
+        padded: Tensor = _Pad.apply(stripped, self)  # type: ignore[no-untyped-call]
+        return padded
+
+    def _taken_out(self, padded: Tensor) -> Tensor:
+        return padded.flatten(0, 1).index_select(0, self.places)[None]
+
+    def _put_back(self, stripped: Tensor) -> Tensor:
+        with_zero = torch.cat(
+            [stripped[0], stripped.new_zeros(1, *stripped.shape[2:])]
+        )  # index_copy takes 3 times this
+        return with_zero.index_select(0, self.tokens).view(self.rows, self.length, *stripped.shape[2:])
+
+
+class _Strip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, layout: Layout) -> Tensor:
+        ctx.layout = layout
+        return layout._taken_out(padded)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.layout._put_back(gradients[0]), None
+
+
+class _Pad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, stripped: Tensor, layout: Layout) -> Tensor:
+        ctx.layout = layout
+        return layout._put_back(stripped)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.layout._taken_out(gradients[0]), None
+
+
+@contextmanager
+def unpadded(model: nn.Module, roles: Roles) -> Iterator[None]:
+    """Compute no padding in a model's layers while it trains; one that does not bear it is left as it is."""
+    layers = [] if getattr(model.config, "is_encoder_decoder", False) else layers_in_order(model, roles)
+    if not layers or not _bears(model, layers):
+        yield
+        return
+    with _hooked(model, layers, only_training=True):
+        yield
+
+
+@contextmanager
+def _hooked(model: nn.Module, layers: Sequence[nn.Module], *, only_training: bool) -> Iterator[None]:
+    padded_attention = _PaddedAttention()
+
+    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        mask = kwargs.get("attention_mask")
+        counts = model.training or not only_training
+        padded_attention.begin(mask if counts and isinstance(mask, Tensor) and mask.dim() == 2 else None)
+
+    def strip(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        layout = padded_attention.layout
+        return None if layout is None else (_stripped(args, layout), _stripped(kwargs, layout))
+
+    def pad(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        layout = padded_attention.layout
+        if layout is None:
+            return None
+        return layout.pad(output) if isinstance(output, Tensor) else (layout.pad(output[0]), *output[1:])
+
+    handles = [
+        model.register_forward_pre_hook(begin, with_kwargs=True),
+        model.register_forward_hook(padded_attention.end, always_call=True),
+        *(layer.register_forward_pre_hook(strip, with_kwargs=True) for layer in layers),
+        layers[-1].register_forward_hook(pad),
+    ]
+    try:
+        with padded_attention:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _stripped(value: Any, layout: Layout) -> Any:
+    """Take the padding out of all that has a row for each token: hidden states, positions turned into angles."""
+    match value:
+        case Tensor() if value.dim() == 3 and value.shape[:2] in ((layout.rows, layout.length), (1, layout.length)):
+            return layout.strip(value)
+        case tuple():
+            return tuple(_stripped(each, layout) for each in value)
+        case dict():
+            return {key: _stripped(each, layout) for key, each in value.items()}
+    return value
+
+
+class _PaddedAttention(TorchFunctionMode):
+    """Has attention computed on padded rows where it is given all tokens in one, [1, heads, tokens, width]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._layouts: list[Layout | None] = []  # of a call of the model, and of calls within it
+
+    @property
+    def layout(self) -> Layout | None:
+        """Give where tokens stand in the call of now; None where nothing is done about its padding."""
+        return self._layouts[-1] if self._layouts else None
+
+    def begin(self, mask: Tensor | None) -> None:
+        """Begin a call of the model."""
+        layout = None if mask is None else Layout.of(mask)
+        self._layouts.append(None if layout is None or layout.is_full else layout)
+
+    def end(self, *_: Any) -> None:
+        """End it."""
+        self._layouts.pop()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is not functional.scaled_dot_product_attention or self.layout is None:
+            return func(*args, **(kwargs or {}))
+        layout = self.layout
+        padded = [layout.pad(each.transpose(1, 2)).transpose(1, 2) for each in args[:3]]
+        found = func(*padded, *args[3:], **(kwargs or {}))
+        return layout.strip(found.transpose(1, 2)).transpose(1, 2)
+
+
+@torch.no_grad()
+def _bears(model: Any, layers: Sequence[nn.Module]) -> bool:
+    """Try a model on two texts, of which one is padded, with and without."""
+    was_training = model.training
+    model.eval()
+    vocabulary = int(model.get_input_embeddings().num_embeddings)
+    ids = torch.arange(1, 15, device=model.device).view(2, 7) * 7 % vocabulary
+    mask = torch.ones_like(ids)
+    ids[1, 4:] = getattr(model.config, "pad_token_id", None) or 0  # some heads read at the last token that is not it
+    mask[1, 4:] = 0
+    try:
+        with torch.autocast(ids.device.type, enabled=False):  # rounds too coarsely to tell
+            expected = model(input_ids=ids, attention_mask=mask)[0]
+            with _hooked(model, layers, only_training=False):
+                found = model(input_ids=ids, attention_mask=mask)[0]
+    except (TypeError, ValueError, IndexError, RuntimeError):
+        return False
+    finally:
+        model.train(was_training)
+    if expected.shape[:2] == ids.shape:  # of every token: what stands at padding is of no account
+        expected, found = expected[mask.bool()], found[mask.bool()]
+    off = (found - expected).abs().max()
+    return bool(off <= _FAR * expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny))

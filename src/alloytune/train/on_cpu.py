@@ -1,0 +1,125 @@
+"""Dropout and attention for training on a processor: torch's own results, in distribution and to rounding, sooner.
+
+torch draws a float for every element that dropout looks at, by one thread: a quarter of the time of an update of
+all-MiniLM-L6-v2. And it computes attention with dropout in float32, whatever type it is given.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+BITS = 16  # that decide over an element: its probability is exact to 2 ** -16
+LONGEST_PLAIN = 128  # keys; where there are more, torch's fused attention is faster, if it drops nothing
+
+
+def training_ops(device: torch.device) -> AbstractContextManager[Any]:
+    """Give the context in which a model is trained on a device.
+
+    Not for checkpointed passes: torch runs them again outside of any such context, where they would draw other numbers.
+    """
+    return _OnCpu() if device.type == "cpu" else nullcontext()
+
+
+def dropout(inputs: Tensor, p: float = 0.5) -> Tensor:
+    """Set each element to zero with probability `p` and divide the others by 1 - p; draws from torch's generator."""
+    if not 0.0 < p < 1.0:
+        return functional.dropout(inputs, p, training=True)
+    dropped: Tensor = _Dropout.apply(inputs, p)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, p: float = 0.0, scale: float | None = None
+) -> Tensor:
+    """Give softmax(query @ key.T * scale + mask), each weight dropped with probability `p`, @ value.
+
+    `query`: [..., queries, width], `key` and `value`: [..., keys, width]; `mask`: broadcast to [..., queries, keys],
+    true where a key is seen, or numbers to add. `scale` is width ** -0.5 where absent. Where a query sees no key at
+    all, its row is a mean over them. Softmax is taken in float32, products in the type of the arguments.
+    """
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
+    if mask is not None:
+        scores = scores + _added(mask, scores)
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    return (dropout(weights, p) if p else weights) @ value
+
+
+class _Dropout(torch.autograd.Function):
+    """Dropout that keeps one byte for each element."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, p: float) -> Tensor:
+        kept = _drawn(inputs.shape, 1.0 - p).view(torch.uint8)  # products with bool take twice as long
+        ctx.save_for_backward(kept)
+        ctx.scale = 1.0 / (1.0 - p)
+        dropped: Tensor = inputs.mul(kept).mul_(ctx.scale)
+        return dropped
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return gradients[0].mul(kept).mul_(ctx.scale), None
+
+
+def _drawn(shape: torch.Size, probability: float) -> Tensor:
+    """Draw for every element whether it is true, [*shape]: whole words of random bits, of which each gets its own."""
+    size = math.prod(shape)
+    words = torch.empty(-(-size * BITS // 64), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
+    bound = min(round(probability * 2**BITS), 2**BITS - 1) - 2 ** (BITS - 1)
+    drawn: Tensor = words.view(torch.int16)[:size] < bound
+    return drawn.view(shape)
+
+
+def _added(mask: Tensor, scores: Tensor) -> Tensor:
+    """Give a mask as numbers to add to the scores, in their type."""
+    if mask.dtype != torch.bool:
+        return mask.to(scores.dtype)
+    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+
+
+def _functional_dropout(inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if not training or inplace or not inputs.is_floating_point():
+        return functional.dropout(inputs, p, training, inplace)
+    return dropout(inputs, p)
+
+
+def _functional_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    trains = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))
+    if is_causal or enable_gqa or not trains or (dropout_p == 0.0 and key.shape[-2] > LONGEST_PLAIN):
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    return attention(query, key, value, attn_mask, dropout_p, scale)
+
+
+class _OnCpu(TorchFunctionMode):
+    """Has these functions of torch's computed in the ways above."""
+
+    _ways: Mapping[Callable[..., Any], Callable[..., Any]] = {
+        functional.dropout: _functional_dropout,
+        functional.scaled_dot_product_attention: _functional_attention,
+    }
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return self._ways.get(func, func)(*args, **(kwargs or {}))
