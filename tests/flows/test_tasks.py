@@ -91,7 +91,7 @@ def test_multilabel(command: Command, place: Path, bert: Path) -> None:
 def test_regression(command: Command, place: Path, bert: Path) -> None:
     stage = "attach: {lora: {}}\n    train: all | adapter"
     results = train(command, place, bert, "regression", TABLES["regression"](120), stage)
-    assert results["saved"] == ["adapter", "model"]
+    assert results["saved"] == ["adapter", "base", "model"]
     assert results["learned"]["mean"] == pytest.approx(115, abs=5)
     out = pl.read_ndjson(place / "out.jsonl")
     model = AutoModelForSequenceClassification.from_pretrained(place / "run/model").eval()
