@@ -5,16 +5,18 @@ Full fine-tuning of the same model is measured beside it, so that a stage's cost
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from alloytune import build
 from alloytune.build import Session
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
 from alloytune.joint import make_around, make_training_loss, typical_updates
+from alloytune.learning import Learning
 from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import make_stage_optimizer
 from alloytune.stages import begin_stage
+from alloytune.tasks.task import Batch
 from alloytune.train.batches import Updates
 from alloytune.train.clip import make_clip
 from alloytune.train.flops import count_flops
@@ -200,8 +202,15 @@ def _cost(
         next(steps)
     seconds = (time.perf_counter() - began) / PROBED_UPDATES
     peak = session.machine.peak_bytes()
-    batch = session.task.collate(session.examples["train"][: session.recipe.batch], session.tokenizer)
-    return UpdateCost(seconds, count_flops(model, [batch], summed_loss, session.machine), peak)
+    batches = [_first_batch(session, None, session.learning)]
+    batches += [_first_batch(session, name, session.learnings[name]) for name in updates.beside]
+    return UpdateCost(seconds, count_flops(model, batches, summed_loss, session.machine), peak)
+
+
+def _first_batch(session: Session, name: str | None, learning: Learning) -> Batch:
+    """Give the first rows of what is learned as one batch that bears its name."""
+    batch = learning.task.collate(learning.examples["train"][: session.recipe.batch], session.tokenizer)
+    return replace(batch, learning=name)
 
 
 def _seconds_per_row(session: Session) -> float:
