@@ -127,10 +127,10 @@ def _views_of_heads(
     if not beside:
         return {}
     of_stage = frozenset(joint.weights) - beside.keys()
-    found = {name: of_stage for name, part in parts.items() if part == "head"}
-    for learning in dict.fromkeys(beside.values()):
-        views = frozenset(view for view, its in beside.items() if its == learning)
-        found |= dict.fromkeys(heads.own_weights(learning) & parts.keys(), views)
+    own = frozenset[str]().union(*map(heads.own_weights, beside.values()))
+    found = {n: frozenset[View]() if n in own else of_stage for n, part in parts.items() if part == "head"}
+    for view, learning in beside.items():
+        found |= {name: found[name] | {view} for name in heads.weights_of(learning) & found.keys()}
     return found
 
 

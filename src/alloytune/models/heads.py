@@ -93,6 +93,11 @@ class Heads:
         start = f"{BESIDE}.{_slot(name)}."
         return frozenset(weight for weight in named_weights(self.head.model) if weight.startswith(start))
 
+    def weights_of(self, name: str) -> frozenset[str]:
+        """Give the current model's names for all weights with which a head that stands beside it is run."""
+        its = frozenset(self._heads[name].model.parameters())
+        return frozenset(weight for weight, value in named_weights(self.head.model).items() if value in its)
+
     def note(self, stored: Iterable[str]) -> None:
         """Remember, by stored names, what may have moved of every head's own weights."""
         names = frozenset(stored)

@@ -121,9 +121,15 @@ class Views:
         """See the partial weights and the head over the frozen base."""
         values = {weight: self._frozen[name] for name, weight in named_weights(model).items() if name in self._frozen}
         whole = _WithOutputs(self._with_head("partial", model), self._task_of("partial"))
-        frozen = {name: values[weight] for name, weight in whole.named_parameters() if weight in values}
+        frozen = {
+            f"{path}.{key}": values[weight]
+            for path, module in whole.named_modules()
+            for key, weight in module.named_parameters(recurse=False)
+            if weight in values
+        }
         with without_adapters(model):
-            outputs: Tensor = functional_call(whole, frozen, (batch,))
+            # every place is named once: torch's own search for ties would not put back what two paths lead to
+            outputs: Tensor = functional_call(whole, frozen, (batch,), tie_weights=False)
         return outputs
 
     def _adapter(self, model: nn.Module, batch: Batch) -> Tensor:
