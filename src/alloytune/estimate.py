@@ -106,7 +106,8 @@ def _full_cost(session: Session) -> UpdateCost:
     moving = Moving((Group(tuple(sorted(names)), 1.0, 0.0),))
     optimizer = make_optimizer(moving, named_weights(session.state.model))
     turns = Turns(steady(moving.selected), moving.names, session.state.model, optimizer)
-    return _cost(session, turns, optimizer, session.task.summed_loss, build.build_updates(session, 0, attempt=0))
+    updates = replace(build.build_updates(session, 0, attempt=0), beside={})
+    return _cost(session, turns, optimizer, session.task.summed_loss, updates)
 
 
 def _probe(session: Session, number: int, full: UpdateCost) -> StageEstimate:

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from alloytune import run
+from alloytune import build, run
 from alloytune.build import Session
+from alloytune.data.prepare import prepare
 from alloytune.errors import Interrupted
+from alloytune.estimate import estimate
 from alloytune.finish import _results
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import read_recipe
@@ -238,6 +240,33 @@ def test_views_of_their_own_end_in_the_same_bytes(in_views: tuple[Path, Moves], 
     assert [name for name in one if one[name] != two[name]] == []
     assert any("both.full:cls.predictions.bias" in name for name in one)
     assert scores(whole, 0, "both") == scores(ended, 0, "both")
+
+
+def test_the_cost_of_views_of_their_own(bert: Path) -> None:
+    """All three views are counted, on both batches."""
+    read = read_recipe(str(write_recipe(bert, views(partial="1"))))
+    dataset = prepare(build.build_data_settings(read.recipe))
+    found = estimate(build.build_session(read.recipe, dataset, build.prepare_others(read.recipe)))
+    assert 1.5 < found.stages[0].flops_share < 4
+    assert found.stages[1].flops_share < 1
+
+
+def test_a_rolled_back_stage_leaves_no_view_behind(bert: Path, tmp_path: Path) -> None:
+    """Tried twice and given up: the model, its heads and adapters are those of before."""
+    more = "accept: {gain: 9}, otherwise: {retry: {times: 1}},"
+    stages = views(more=more).replace("train: adapter | head", "train: head")
+    recipe, moves = write_recipe(bert, stages), Moves("both.full")
+    with pytest.raises(Interrupted):
+        run.start(read_recipe(str(recipe)), tmp_path / "run", moves)
+    assert moves.changed["both"] == set()
+    assert moves.changed["rest"] == {
+        "classifier.weight",
+        "classifier.bias",
+        "bert.pooler.dense.weight",
+        "bert.pooler.dense.bias",
+    }
+    assert not moves.state.heads.beside
+    assert not moves.state.attached
 
 
 def test_micro_batches_change_nothing_in_views_of_their_own(bert: Path, tmp_path: Path) -> None:

@@ -206,7 +206,8 @@ modes say what the weights are weights of. [joint.md](joint.md) says why, and wh
 | `joint: {mode: views, full: {task: language_modelling, data: {train: texts.csv}}, adapter: 1}` | the base goes on \
 learning general text while the adapter learns the task |
 | `joint: {mode: views, full: gradnorm, adapter: gradnorm}` | weights that are balanced on the head |
-| `joint: {mode: sample, full: 1, partial: 1, adapter: 2, of: "layers[-2:]", every: 20 updates}` | how often each learns |
+| `joint: {mode: sample, full: 1, partial: 1, adapter: 2, of: "layers[-2:]", every: 20 updates}` | how often \
+each learns |
 | `joint: {mode: route, full: 1, adapter: 0.5}` | the better side of each layer; the weights are priors |
 
 A weight is a number or a course over the stage: `0 -> 1 cosine`, `1 -> 0` (a straight line), or pieces that each hold
