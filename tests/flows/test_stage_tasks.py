@@ -269,6 +269,27 @@ def test_a_rolled_back_stage_leaves_no_view_behind(bert: Path, tmp_path: Path) -
     assert not moves.state.attached
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "embedding"])
+def test_a_run_that_ends_with_views_is_saved_as_any(tmp_path: Path, kind: str) -> None:
+    """Output layers apart, tied to the body, and a main model that is the body: what is saved loads, without the view's
+    head."""
+    saves = {"llama": tiny.save_llama, "gpt2": tiny.save_gpt2, "embedding": tiny.save_bert}
+    recipe = write_recipe(saves[kind](tmp_path / "model"), views(kl="0").rpartition("  - {name: rest")[0])
+    if kind == "embedding":
+        pairs = [{"query": f"{n} book", "document": f"the {n} was good"} for n in range(60)]
+        Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+        data = "task: embedding\ndata: {train: pairs.jsonl, near_duplicates: false}"
+        recipe.write_text(re.sub(r"(?m)^data: .*$", data, recipe.read_text()).replace("partial: 0.5", "partial: 1"))
+    run.start(read_recipe(str(recipe)), tmp_path / "run", Watcher())
+    results = RunFolder(tmp_path / "run").read("results.json")
+    assert max(results["reload_difference"].values()) < 1e-3
+    assert results["beside"]["both.full"]["rows"]["train"] == 48
+    saved = [name for path in (tmp_path / "run").glob("*/*.safetensors") for name in load_file(path)]
+    assert saved
+    assert not [name for name in saved if "beside" in name]
+
+
 def test_micro_batches_change_nothing_in_views_of_their_own(bert: Path, tmp_path: Path) -> None:
     steady = "dropout: 0, keep: last, optimizer: {sgd: {momentum: 0}}, clip: null,"
     ends = []
