@@ -22,7 +22,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from alloytune.build import build_data_settings, build_plan, build_session, build_updates
 from alloytune.data.prepare import Dataset, prepare
-from alloytune.demo import _tweets
+from alloytune.demo import tweets_file
 from alloytune.joint import make_around, make_training_loss
 from alloytune.models.load import quiet
 from alloytune.pace import make_stage_optimizer
@@ -64,7 +64,7 @@ CURVES = {
 @cache
 def tweets() -> Dataset:
     """Read some of the demo's tweets."""
-    data = {"train": str(_tweets()), "label": "sentiment", "encoding": "mac_roman", "rows": 3000}
+    data = {"train": str(tweets_file()), "label": "sentiment", "encoding": "mac_roman", "rows": 3000}
     data["near_duplicates"] = False  # nothing is scored
     stages = [{"name": "only", "train": "all"}]
     return prepare(build_data_settings(recipe_from({"model": MODEL, "data": data, "stages": stages})))

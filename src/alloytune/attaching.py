@@ -27,15 +27,20 @@ def remove_adapters(session: Session, number: int) -> None:
 def enter_stage(session: Session, number: int) -> None:
     """Carry out a stage's `merge` and `drop`, and go over to what it learns."""
     remove_adapters(session, number)
-    session.state.turn_to(session.recipe.learning_of(number))
+    _turn(session, number)
+
+
+def _turn(session: Session, number: int) -> None:
+    """Go over to what a stage learns, with what its views learn beside it."""
+    recipe = session.recipe
+    session.state.turn_to(recipe.learning_of(number), tuple(dict.fromkeys(recipe.beside(number).values())))
 
 
 def return_home(session: Session) -> None:
     """Go back to what the recipe learns; adapters that another task's last stage left standing are merged."""
-    if session.state.heads.current != MAIN:
-        if session.state.attached:
-            _merge(session, [attachment.name for attachment in session.state.attachments], "stages")
-        session.state.turn_to(MAIN)
+    if session.state.heads.current != MAIN and session.state.attached:
+        _merge(session, [attachment.name for attachment in session.state.attachments], "stages")
+    session.state.turn_to(MAIN)
 
 
 def attach_adapters(session: Session, number: int, chooser: Chooser, *, fresh: bool = True) -> frozenset[str]:
@@ -57,7 +62,7 @@ def arrange_adapters(session: Session, number: int, chooser: Chooser) -> None:
             kind = attachment.settings.kind
             raise InputError(f"stages[{number}].merge", f"a {kind} adapter cannot be merged", "remove `merge`")
     state.take_off([*merged, *build.leaving(stage, "drop", names)])
-    session.state.turn_to(session.recipe.learning_of(number))
+    _turn(session, number)
     attach_adapters(session, number, chooser, fresh=False)
 
 

@@ -38,10 +38,11 @@ from alloytune.pace import (
     role_of,
 )
 from alloytune.rates import auto_rate
+from alloytune.recipe.places import dotted
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.choosing import Combine, Scaled
 from alloytune.recipe.types.ending import Patience
-from alloytune.recipe.types.recipe import Recipe
+from alloytune.recipe.types.recipe import Learner, Recipe, path_of
 from alloytune.recipe.types.stage import Stage, retry_of
 from alloytune.recipe.types.values import PRETRAINED, read_interval, read_multiplier
 from alloytune.selected import Selected
@@ -126,11 +127,11 @@ def build_rules(recipe: Recipe, columns: Collection[str] | None = None) -> Rules
 
 
 def prepare_others(recipe: Recipe) -> dict[str, Dataset]:
-    """Read, clean and split the rows of stages that have their own; by what they learn."""
+    """Read, clean and split the rows of stages and views that have their own; by what they learn."""
     return {
-        name: prepare(build_data_settings(recipe.view(number)))
-        for name, number in recipe.learnings.items()
-        if recipe.stages[number].data is not None
+        name: prepare(build_data_settings(recipe.view(*learner)))
+        for name, learner in recipe.learnings.items()
+        if recipe.learners[learner].data is not None
     }
 
 
@@ -143,7 +144,7 @@ def build_architecture(recipe: Recipe) -> Architecture:
 def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset] | None = None) -> Session:
     """Load model and tokenizer, put the task's head on, tokenize the splits.
 
-    `others` are the rows of stages that have their own; they need not be there to look at the recipe's.
+    `others` are the rows of stages and views that have their own; they need not be there to look at the recipe's.
     """
     assert recipe.model is not None
     source = locate(recipe.model)
@@ -157,19 +158,27 @@ def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset
     state = ModelState(model, fresh, reshaped=architecture.changes)
     state.to(machine.device)
     session = Session(recipe, source, tokenizer, state, machine, max_length, learnings)
-    for name, number in recipe.learnings.items():
-        _add_learning(session, name, number, (others or {}).get(name, dataset))
+    for name, learner in recipe.learnings.items():
+        _add_learning(
+            session, name, learner, (others or {}).get(name) or _rows_around(learner, session, dataset, others)
+        )
     return session
 
 
-def _add_learning(session: Session, name: str, number: int, dataset: Dataset) -> None:
-    """Add what a stage learns beside what the recipe does, with its head."""
+def _rows_around(learner: Learner, session: Session, dataset: Dataset, others: Mapping[str, Dataset] | None) -> Dataset:
+    """Give the rows that a learner without its own reads: a view those of its stage, if it has some."""
+    of_stage = session.recipe.learning_of(learner[0]) if session.recipe.stages[learner[0]].data else ""
+    return (others or {}).get(of_stage, dataset)
+
+
+def _add_learning(session: Session, name: str, learner: Learner, dataset: Dataset) -> None:
+    """Add what a stage or a view learns beside what the recipe does, with its head."""
     recipe, tokenizer = session.recipe, session.tokenizer
-    view = recipe.view(number)
+    view = recipe.view(*learner)
     task = fit(find_task(view.task_name).learn(view.task_settings, dataset.train), session.source)
     changed = build_architecture(recipe)
     model, fresh = load_model(task.auto_class, session.source, tokenizer, recipe.seed, changed, **task.config)
-    where = f"stages[{number}].data" if recipe.stages[number].data else "data"
+    where = f"{dotted(path_of(learner))}.data" if recipe.learners[learner].data else "data"
     session.learnings[name] = encode_splits(task, dataset, tokenizer, session.max_length, where)
     session.state.add_head(name, model, fresh)
 
@@ -338,7 +347,17 @@ def _auto_rates(session: Session, roles: Roles, selected: Selected) -> dict[str,
 
 def build_updates(session: Session, number: int, attempt: int) -> Updates:
     """Make the series of updates of a stage."""
-    recipe, task = session.recipe, session.task
+    updates = _updates_of(session, session.learning, derive_seed(session.recipe.seed, number, attempt))
+    names = dict.fromkeys(session.recipe.beside(number).values())
+    beside = {
+        name: _updates_of(session, session.learnings[name], derive_seed(session.recipe.seed, number, attempt, place))
+        for place, name in enumerate(names)
+    }
+    return replace(updates, beside=beside)
+
+
+def _updates_of(session: Session, learning: Learning, seed: int) -> Updates:
+    recipe, task = session.recipe, learning.task
     collate = partial(task.collate, tokenizer=session.tokenizer)
     is_whole = isinstance(task, Undivided)
 
@@ -346,10 +365,10 @@ def build_updates(session: Session, number: int, attempt: int) -> Updates:
         return replace(collate(examples), pass_size=recipe.micro_batch)
 
     return Updates(
-        session.examples["train"],
+        learning.examples["train"],
         recipe.batch,
         recipe.batch if is_whole else recipe.micro_batch or recipe.batch,
-        derive_seed(recipe.seed, number, attempt),
+        seed,
         whole if is_whole else collate,
         task.varied if isinstance(task, Varying) else None,
     )

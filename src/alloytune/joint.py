@@ -1,6 +1,7 @@
 """From a stage's `joint` to objects: what is full, partial and adapter, the course of the weights, the loss."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,22 +11,25 @@ from alloytune.models.replay import layers_before_adapters
 from alloytune.models.roles import Roles
 from alloytune.models.weights import Weights, copy_weights, named_weights
 from alloytune.pace import make_stage_loss
-from alloytune.recipe.types.joint import Joint, WeightPiece, is_constant, read_weight
+from alloytune.recipe.types.joint import Joint, View, WeightPiece, is_constant, read_weight
 from alloytune.recipe.types.optimizer import read_optimizer
 from alloytune.recipe.types.stage import Stage
 from alloytune.selection import Chooser, resolve
 from alloytune.tasks.abilities import Undivided
-from alloytune.train.joint import VIEWS_OF, Blend, Draws, Part, Piece, WeightCourse, weighted
+from alloytune.tasks.task import Batch, Scores
+from alloytune.train.balance import ByGradients, ByUncertainty, ByValidation, last_losses
+from alloytune.train.joint import VIEWS_OF, Balance, Blend, Draws, Part, Piece, WeightCourse, weighted
 from alloytune.train.loop import Loss
 from alloytune.train.movement import relative_movement
 from alloytune.train.moving import Around, Moving
 from alloytune.train.route import COUNTS, Router, Site
 from alloytune.train.turns import Course
-from alloytune.train.views import Views, with_adapters_that_move
+from alloytune.train.views import Learned, Views, with_adapters_that_move
 
 if TYPE_CHECKING:
     from alloytune.build import Session
 
+ROWS_PER_BATCH = 64  # of validation
 _DRAWING = 2**31 + 3  # the place of drawing views among a stage's seeds, which are numbered by attempt
 
 
@@ -55,16 +59,15 @@ def find_parts(
             names = sorted(name for name in parts if parts[name] == part)
             what = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
             raise InputError(where, f"nothing weighs {what}", f"give {part!r} a weight, or take them out of train")
-    _require_effect(stage, joint, where, found)
     return parts
 
 
-def _require_effect(stage: Stage, joint: Joint, where: str, found: set[Part]) -> None:
+def _require_effect(stage: Stage, joint: Joint, where: str, blend: Blend) -> None:
     """Raise InputError where the weights of views divide out, because no weights are of two of them."""
     given = set(joint.weights.values())
     if joint.mode != "views" or read_optimizer(stage.optimizer)[0] == "sgd" or given == {1.0}:
         return
-    if not any(len(joint.weights.keys() & set(VIEWS_OF[part])) > 1 for part in found):
+    if not any(len(joint.weights.keys() & set(blend.views_of(name))) > 1 for name in blend.parts):
         raise InputError(
             where,
             "no weights are moved by two of the views, so that adaptive optimizers divide these weights out",
@@ -92,10 +95,43 @@ def make_joint_course(session: "Session", number: int, moving: Moving, in_update
     assert joint is not None
     weights = {view: _course(read_weight(weight), in_updates) for view, weight in joint.weights.items()}
     parts = {name: group.part for group in moving.groups for name in group.names}
+    heads = _views_of_heads(session, number, joint, parts)
     if joint.mode == "sample":
         every = in_updates(joint.every or "1 update")
         return Draws(moving.selected, parts, weights, every, session.seed(number, _DRAWING))  # type: ignore[arg-type]
-    return Blend(moving.selected, parts, weights)  # type: ignore[arg-type]
+    blend = Blend(moving.selected, parts, weights, heads)  # type: ignore[arg-type]
+    _require_effect(session.recipe.stages[number], joint, f"stages[{number}].joint", blend)
+    blend.balance = _balance(session, number, joint, blend)
+    return blend
+
+
+def _balance(session: "Session", number: int, joint: Joint, blend: Blend) -> Balance | None:
+    """Give what finds the weights of views in every update; raises InputError where they share no weights."""
+    word = next(iter(joint.found.values()), None)
+    if word not in ("gradnorm", "uncertainty"):
+        return None
+    views = frozenset(joint.found)
+    weights = named_weights(session.state.model)
+    shared = [weights[name] for name in blend.parts if views <= set(blend.views_of(name))]
+    if not shared:
+        what = f"{word} balances views on weights that all of them move, and {', '.join(joint.found)} have none"
+        raise InputError(f"stages[{number}].joint", what, "train the head, or write 1 for each")
+    return ByGradients(blend, views, shared) if word == "gradnorm" else ByUncertainty(blend, views)
+
+
+def _views_of_heads(
+    session: "Session", number: int, joint: Joint, parts: Mapping[str, str | None]
+) -> dict[str, frozenset[View]]:
+    """Give which views every weight of a head belongs to, where views learn something of their own."""
+    beside, heads = session.recipe.beside(number), session.state.heads
+    if not beside:
+        return {}
+    of_stage = frozenset(joint.weights) - beside.keys()
+    own = frozenset[str]().union(*map(heads.own_weights, beside.values()))
+    found = {n: frozenset[View]() if n in own else of_stage for n, part in parts.items() if part == "head"}
+    for view, learning in beside.items():
+        found |= {name: found[name] | {view} for name in heads.weights_of(learning) & found.keys()}
+    return found
 
 
 def _course(pieces: tuple[WeightPiece, ...], in_updates: Callable[[str], int]) -> WeightCourse:
@@ -118,14 +154,59 @@ def make_training_loss(session: "Session", number: int, moving: Moving, course: 
     if joint.mode == "sample":
         return with_adapters_that_move(make_stage_loss(session, number, moving), state.adapter_names)
     assert isinstance(course, Blend)
+    return make_views(session, number, course)
+
+
+def make_views(session: "Session", number: int, course: Blend) -> Views:
+    """Give the views of a stage's joint objective; in mode `sample` those that an update may belong to."""
+    stage, state = session.recipe.stages[number], session.state
+    joint = stage.joint
+    assert joint is not None
+    own = {
+        view: Learned(name, session.learnings[name].task, state.heads.model_of(name))
+        for view, name in session.recipe.beside(number).items()
+    }
     return Views(
         session.task,
         course,
         label_smoothing=stage.label_smoothing,
         kl=joint.kl,
-        frozen=_frozen(session, joint, course.parts),
+        frozen=_frozen(session, joint, course.parts) if joint.mode == "views" else {},
         shared=tuple(layers_before_adapters(state.model, state.roles())),
+        own=own,
     )
+
+
+def make_evaluation(
+    session: "Session", number: int, course: Course, loss: Loss, validate: Callable[[], Scores]
+) -> Callable[[], Scores]:
+    """Give what scores the model within a stage; where validation finds weights of views, it does that as well."""
+    joint = session.recipe.stages[number].joint
+    if joint is None or "validate" not in joint.found.values():
+        return validate
+    assert isinstance(course, Blend)
+    views = loss if isinstance(loss, Views) else make_views(session, number, course)
+    finding = ByValidation(course, joint.found)
+
+    def evaluate() -> Scores:
+        scores = validate()
+        model = session.state.model
+        model.eval()
+        with session.machine.autocast():
+            finding.after_evaluation(views.means(model, _validation(session, number), finding.views))
+        return scores
+
+    return evaluate
+
+
+def _validation(session: "Session", number: int) -> Iterator[Batch]:
+    """Give the validation rows of all that a stage's views learn, in batches that bear its name."""
+    beside = dict.fromkeys(session.recipe.beside(number).values())
+    for name, learning in [(None, session.learning), *((name, session.learnings[name]) for name in beside)]:
+        examples = learning.examples["validation"]
+        for start in range(0, len(examples), ROWS_PER_BATCH):
+            batch = learning.task.collate(examples[start : start + ROWS_PER_BATCH], session.tokenizer)
+            yield replace(batch, learning=name).to(session.machine.device)
 
 
 def _frozen(session: "Session", joint: Joint, parts: Mapping[str, Part]) -> Weights:
@@ -141,11 +222,16 @@ def _frozen(session: "Session", joint: Joint, parts: Mapping[str, Part]) -> Weig
 
 
 def make_around(session: "Session", number: int, course: Course) -> Around | None:
-    """Give what goes around every step of the optimizer: in `update` the course of the rates, in `route` the choice."""
+    """Give what goes around every step of the optimizer.
+
+    In `update` it is the course of the rates, in `route` the choice, in `views` what finds the weights, if anything.
+    """
     joint = session.recipe.stages[number].joint
-    if joint is None or joint.mode not in ("update", "route"):
+    if joint is None or joint.mode == "sample":
         return None
     assert isinstance(course, Blend)
+    if joint.mode == "views":
+        return course.balance.around if course.balance else None
     if joint.mode == "update":
         return partial(weighted, course)
     return Router(find_sites(session, number, course), course, named_weights(session.state.model)).around
@@ -180,8 +266,8 @@ def typical_updates(course: Course, middle: int) -> dict[int, float]:
 def joint_facts(session: "Session", course: Course) -> Callable[[], dict[str, Any]]:
     """Give what tells, whenever it is asked, how a joint stage stands; it knows nothing of another. Before training.
 
-    `weights` are those of the last update, `movement` that since now by part, `routed` the share of choices that full
-    weights have won.
+    `weights` are those of the last update, `movement` that since now by part, `view_losses` what weights were found by
+    at the last evaluation, `routed` the share of choices that full weights have won.
     """
     if not isinstance(course, Blend):
         return dict
@@ -191,7 +277,8 @@ def joint_facts(session: "Session", course: Course) -> Callable[[], dict[str, An
     def facts() -> dict[str, Any]:
         counts = course.memory[COUNTS].tolist() if COUNTS in course.memory else []
         routed = {"routed": counts[0] / sum(counts)} if sum(counts) else {}
-        return {"movement": relative_movement(model, start, parts), "weights": dict(course.now), **routed}
+        losses = {"view_losses": found} if (found := last_losses(course)) else {}
+        return {"movement": relative_movement(model, start, parts), "weights": dict(course.now), **losses, **routed}
 
     return facts
 
@@ -204,10 +291,12 @@ def check_joint(session: "Session", number: int, course: Course) -> None:
     if joint.mode == "route":
         assert isinstance(course, Blend)
         find_sites(session, number, course)
-    if joint.mode in ("views", "sample") and isinstance(session.task, Undivided) and session.recipe.micro_batch:
+    tasks = [session.task, *(session.learnings[name].task for name in session.recipe.beside(number).values())]
+    is_undivided = any(isinstance(task, Undivided) for task in tasks)
+    if joint.mode in ("views", "sample") and is_undivided and session.recipe.micro_batch:
         raise InputError(
             f"stages[{number}].joint.mode",
-            f"the loss of {session.recipe.task} runs micro-batches twice, and this mode changes the model in between",
+            "a loss of whole updates runs micro-batches twice, and this mode changes the model in between",
             "remove micro_batch, or use mode: update",
         )
     for attachment in session.state.attachments if joint.mode in ("views", "sample") else ():

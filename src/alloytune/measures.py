@@ -126,7 +126,7 @@ def _measure(
 ) -> Measures:
     stage = session.recipe.stages[number]
     seed = build.derive_seed(session.recipe.seed, number, _MEASURING)
-    updates = build.build_updates(session, number, _MEASURING)
+    updates = replace(build.build_updates(session, number, _MEASURING), beside={})
 
     def gradients(names: frozenset[str]) -> dict[str, Gradient]:
         series = updates.after(turn * stage.score.batches)

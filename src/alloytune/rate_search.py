@@ -56,7 +56,7 @@ def find_rates(session: Session, number: int, moving: Moving, selected: Selected
     sides = _sides(moving)
     if not sides:
         return {}
-    updates = build.build_updates(session, number, _SEARCHING)
+    updates = replace(build.build_updates(session, number, _SEARCHING), beside={})
     num_updates = _sweep_updates(session, number) // len(sides)
     model = session.state.model
     before = copy_weights(model, moving.names)

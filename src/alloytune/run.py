@@ -136,7 +136,7 @@ def rehearse(session: Session) -> None:
 
 def _environment(recipe: Recipe) -> dict[str, Any]:
     """Describe what the run starts from."""
-    every = {"": recipe.data} | {f"{name}/": recipe.view(number).data for name, number in recipe.learnings.items()}
+    every = {"": recipe.data} | {f"{name}/": recipe.view(*learner).data for name, learner in recipe.learnings.items()}
     files = {
         f"{name}{split}": getattr(data, split)
         for name, data in every.items()

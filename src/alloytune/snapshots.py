@@ -46,9 +46,10 @@ def weights_after(folder: RunFolder, session: Session, name: str) -> Weights:
 
 
 def names_combined(session: Session, number: int, chooser: Chooser) -> frozenset[str]:
-    """Give the weights that a stage combines, of those that have moved."""
+    """Give the weights that a stage combines, of those that have moved; what stands beside its head is left alone."""
     of = build.build_combined(session, number, chooser)
-    return session.state.touched if of is None else session.state.touched & of
+    moved = session.state.touched - session.state.beside_names
+    return moved if of is None else moved & of
 
 
 def combine_snapshots(

@@ -13,7 +13,7 @@ from alloytune.build import Session
 from alloytune.course import make_course
 from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.predict import score
-from alloytune.joint import joint_facts, make_around, make_training_loss
+from alloytune.joint import joint_facts, make_around, make_evaluation, make_training_loss
 from alloytune.learning import Reached
 from alloytune.measures import Measures, measure_stage
 from alloytune.models.state import Snapshot
@@ -140,6 +140,7 @@ class StageOfRun:
         )
         run = StageRun(state.model, optimizer, turns)
         summed_loss = make_training_loss(session, self.number, moving, course)
+        evaluate = make_evaluation(session, self.number, course, summed_loss, partial(validate, session))
         progress = Progress()
         if checkpoint is None and self.stage.state == "keep":
             put_optimizer_state(run.optimizer, weights, self._memory_before(moving))
@@ -159,7 +160,7 @@ class StageOfRun:
                 summed_loss,
                 session.machine,
                 plan,
-                evaluate=partial(validate, session),
+                evaluate=evaluate,
                 save=partial(self._save_progress, run, attempt),
                 watcher=record,
                 stop_requested=self.stop_requested,

@@ -9,7 +9,7 @@ from alloytune.recipe import shape
 from alloytune.recipe.nearest import REMARKS, SYNONYMS, unknown_key
 from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.recipe.schema import DOCS, documents
-from alloytune.recipe.shipped import shipped_names
+from alloytune.recipe.shipped import shipped_names, shipped_text
 from alloytune.recipe.tasks import TASKS
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.yaml_text import load
@@ -45,6 +45,23 @@ def test_examples_on_the_page_read() -> None:
     assert len(examples) == 2
     for example in examples:
         assert recipe_from(load(example, "page")[0]).stages
+
+
+def test_examples_of_joint_objectives_read() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", (DOCS / "joint.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(examples) == 5
+    recipes = [recipe_from(load(example, "page")[0]) for example in examples]
+    assert recipes[0].stages[0].joint == recipe_from(load(shipped_text("joint"), "joint")[0]).stages[0].joint
+    assert recipes[1].beside(0) == {"full": "joint.full"}
+
+
+def test_the_examples_of_joint_are_right() -> None:
+    page = documents()["recipe-reference.md"]
+    examples = [text.replace("\\|", "|") for text in re.findall(r"\| `(joint: .*?)` \|", page)]
+    assert len(examples) == 6
+    for text in examples:
+        value, _ = load(text, "page")
+        recipe_from({"stages": [{"name": "only", "attach": {"lora": {}}, "train": "all | adapter", **value}]})
 
 
 def test_the_examples_of_adapters_are_right() -> None:

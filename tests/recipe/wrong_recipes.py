@@ -877,6 +877,84 @@ JOINT = {
         "stages[0].joint",
         ("no weights are moved by two of the views", "adamw divides"),
     ),
+    "a task of a view in update": Wrong(
+        joint("{▲full: {task: language_modelling}, adapter: 1}"),
+        "stages[0].joint.full",
+        ("in mode views, and this is update", "write its weight alone"),
+    ),
+    "no view that is scored": Wrong(
+        joint("{mode: views, full: {task: language_modelling}, adapter: {task: language_modelling}}").replace(
+            "    joint", "    ▲joint"
+        ),
+        "stages[0].joint",
+        ("every view learns something of its own", "classification", "a weight alone"),
+    ),
+    "rows that a view does not find": Wrong(
+        joint("{mode: views, full: {task: ▲embedding}, adapter: 1}"),
+        "stages[0].joint.full.task",
+        ("query", "text, label", "give this view `data`"),
+    ),
+    "a column of another task in a view": Wrong(
+        joint("{mode: views, full: {task: language_modelling, data: {train: a.csv, ▲label: b}}, adapter: 1}"),
+        "stages[0].joint.full.data.label",
+        ("language_modelling has no column 'label'",),
+    ),
+    "a test of a view's rows": Wrong(
+        joint("{mode: views, full: {data: {train: a.csv, ▲test: b.csv}}, adapter: 1}"),
+        "stages[0].joint.full.data.test",
+        ("a view's own data is not tested",),
+    ),
+    "an unknown key of a view": Wrong(
+        joint("{mode: views, full: {task: language_modelling, ▲wieght: 1}, adapter: 1}"),
+        "stages[0].joint.full.wieght",
+        ("weight",),
+    ),
+    "preference in a view": Wrong(
+        joint(
+            "{mode: views, adapter: 1,\n"
+            "            full: {task: ▲preference, data: {train: a.csv, prompt: a, chosen: b, rejected: c}}}"
+        ),
+        "stages[0].joint.full.task",
+        ("weights that a stage began with", "a stage of its own"),
+    ),
+    "divergence of different things": Wrong(
+        joint("{mode: views, full: {task: language_modelling}, adapter: 1, ▲kl: 1}"),
+        "stages[0].joint.kl",
+        ("no two views learn the same",),
+    ),
+    "heads apart under Adam": Wrong(
+        joint("{mode: views, full: {weight: 0.2, task: language_modelling}, adapter: 1}").replace(
+            "    joint", "    ▲joint"
+        ),
+        "stages[0].joint",
+        ("no weights are moved by two of the views", "let two learn the same"),
+    ),
+    "smoothing of what is no choice": Wrong(
+        joint("{mode: views, full: {task: regression}, adapter: 1}", "    ▲label_smoothing: 0.1\n"),
+        "stages[0].label_smoothing",
+        ("means nothing in regression",),
+    ),
+    "validation of one loss": Wrong(
+        joint("{full: ▲validate, adapter: validate}"),
+        "stages[0].joint.full",
+        ("'validate' compares", "views or sample", "one loss for all"),
+    ),
+    "gradients of draws": Wrong(
+        joint("{mode: sample, full: ▲gradnorm, adapter: gradnorm}"), "stages[0].joint.full", ("in mode views",)
+    ),
+    "one found weight": Wrong(
+        joint("{mode: views, full: ▲validate, adapter: 1}"), "stages[0].joint.full", ("no other view has it",)
+    ),
+    "weights found in two ways": Wrong(
+        joint("{mode: views, full: validate, adapter: ▲gradnorm}"), "stages[0].joint.adapter", ("take one of them",)
+    ),
+    "balance without common ground": Wrong(
+        joint("{mode: views, full: gradnorm, adapter: gradnorm}", "    optimizer: sgd\n", "layers | adapter").replace(
+            "    joint", "    ▲joint"
+        ),
+        "stages[0].joint",
+        ("gradnorm balances views on weights that all of them move", "full, adapter share none"),
+    ),
 }
 
 

@@ -81,9 +81,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_subject(ARCHITECTURES[request.param].save(tmp_path_factory.mktemp(request.param)))
 
 
-def load(folder: Path) -> ModelState:
+def load(folder: Path, task: Classification = TASK) -> ModelState:
     tokenizer = load_tokenizer(str(folder))
-    model, fresh = load_model(TASK.auto_class, str(folder), tokenizer, 0, **TASK.config)
+    model, fresh = load_model(task.auto_class, str(folder), tokenizer, 0, **task.config)
     for module in model.modules():
         for key in [key for key in vars(module) if key.endswith("dropout") and isinstance(vars(module)[key], float)]:
             setattr(module, key, 0.0)
@@ -218,27 +218,28 @@ class Reference:
 
     def rows(self) -> list[Batch]:
         """Give each update's rows as one batch."""
-        padding = int(self.it.model.config.pad_token_id)
-        joined = []
-        for batches in self.it.updates:
-            width = max(batch.inputs["input_ids"].shape[1] for batch in batches)
-            inputs = {
-                key: torch.cat(
-                    [
-                        nn.functional.pad(
-                            batch.inputs[key],
-                            (0, width - batch.inputs[key].shape[1]),
-                            value=padding if key == "input_ids" else 0,
-                        )
-                        for batch in batches
-                    ]
+        return [whole(batches, int(self.it.model.config.pad_token_id)) for batches in self.it.updates]
+
+
+def whole(batches: list[Batch], padding: int) -> Batch:
+    """Give the rows of micro-batches as one batch."""
+    width = max(batch.inputs["input_ids"].shape[1] for batch in batches)
+    inputs = {
+        key: torch.cat(
+            [
+                nn.functional.pad(
+                    batch.inputs[key],
+                    (0, width - batch.inputs[key].shape[1]),
+                    value=padding if key == "input_ids" else 0,
                 )
-                for key in batches[0].inputs
-            }
-            targets = torch.cat([batch.targets for batch in batches])
-            rows = tuple(row for batch in batches for row in batch.rows)
-            joined.append(replace(batches[0], inputs=inputs, targets=targets, rows=rows))
-        return joined
+                for batch in batches
+            ]
+        )
+        for key in batches[0].inputs
+    }
+    targets = torch.cat([batch.targets for batch in batches])
+    rows = tuple(row for batch in batches for row in batch.rows)
+    return replace(batches[0], inputs=inputs, targets=targets, rows=rows)
 
 
 def add(*weighted_gradients: tuple[float, Grads]) -> Grads:

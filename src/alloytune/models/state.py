@@ -1,6 +1,6 @@
 """A model with what happened to it: what is attached, and which weights are no longer the pretrained ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,24 +55,44 @@ class ModelState:
         """Add a model with another head over the same body."""
         self.heads.add(name, model, fresh)
 
-    def turn_to(self, name: str) -> None:
-        """Make another head the current one. It counts as touched, as every head does.
+    def turn_to(self, name: str, beside: Sequence[str] = ()) -> None:
+        """Make a head the current one, with exactly these `beside` it. They count as touched, as every head does.
 
-        Adapters must be merged or taken off before: they belong to what they were trained for.
+        Where another becomes the current one, adapters must be merged or taken off before: they belong to what they
+        were trained for.
         """
-        if name == self.heads.current:
+        if name == self.heads.current and tuple(beside) == self.heads.beside:
             return
-        if self.attached:
-            raise ValueError("adapters are attached")
-        self.touched = self.heads.turn_to(name, self.touched) | self.head
+        self._stand_beside(())
+        if name != self.heads.current:
+            if self.attached:
+                raise ValueError("adapters are attached")
+            self.touched = self.heads.turn_to(name, self.touched) | self.head
+        self._stand_beside(beside)
+        self.touched |= self.beside_names
+
+    def _stand_beside(self, names: Sequence[str]) -> None:
+        """Change what stands beside the current head; what is known of any weight goes by its stored name."""
+        stored = self.heads.stored(self.touched)
+        self.heads.stand_beside(names)
+        self.heads.note(stored)
+        self.touched = self.heads.own_names(stored)
+
+    @property
+    def beside_names(self) -> frozenset[str]:
+        """Give the names of what the heads beside the current one have for themselves."""
+        return frozenset[str]().union(*map(self.heads.own_weights, self.heads.beside))
 
     def roles(self) -> Roles:
-        """Find the roles of the model as it is now."""
+        """Find the roles of the model as it is now; what stands beside its head is head, too."""
         roles = find_roles(self.model)
-        if not self.fresh:
+        beside = self.beside_names
+        if not self.fresh and not beside:
             return roles
-        head = roles.members.get("head", frozenset()) | (self.fresh & frozenset(roles.shapes))
-        return replace(roles, members={**roles.members, "head": head})
+        head = roles.members.get("head", frozenset()) | (self.fresh & frozenset(roles.shapes)) | beside
+        everywhere = ("all", "norm", "bias")
+        members = {role: names if role in everywhere else names - beside for role, names in roles.members.items()}
+        return replace(roles, members={**members, "head": head})
 
     @property
     def head(self) -> frozenset[str]:
@@ -111,6 +131,7 @@ class ModelState:
         self.attached = (*self.attached, attached)
         adapters.activate(self.model, [each.name for each in self.attachments])
         self.model.to(device)
+        self.heads.stand_beside(self.heads.beside)  # with this adapter
         self.touched |= self.adapter_names
         moves = fresh and attachment.settings.moves_base
         return adapters.base_weights(self.model, [attached]) if moves else frozenset()

@@ -29,6 +29,7 @@ PAGE = f"""\
 <!-- Written by `python -m alloytune.recipe.schema` from the files in src/alloytune/recipe/shipped. -->
 
 `alloytune train NAME --model MODEL --data TABLE` runs one; `alloytune recipes NAME > mine.yaml` gives a file to change.
+Begin with `full`, or with `lora` where memory is short: what they reach is what the others are to beat.
 *Moves* is the most that moves at one time, *cost* the floating-point operations of training as a part of those of
 `full`, both counted on {MEASURED_ON} and 1,000 rows by `benchmarks/recipes.py`: with the search for a rate and with the
 scores that a recipe measures (which weigh less where there are more rows), without evaluations, and as if no stage

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from alloytune.recipe.adapters import check_adapters
 from alloytune.recipe.choices import check_choices, check_scored_stages
 from alloytune.recipe.combining import check_combining
-from alloytune.recipe.joint import check_joint
+from alloytune.recipe.joint import check_joint, check_views
 from alloytune.recipe.learning import check_learning
 from alloytune.recipe.places import KeyPath, Mistake
 from alloytune.recipe.speed import check_speed
 from alloytune.recipe.stage_tasks import check_stage_tasks, without_test
 from alloytune.recipe.turns import check_turns
 from alloytune.recipe.types.data import Data
-from alloytune.recipe.types.recipe import Recipe
+from alloytune.recipe.types.recipe import Recipe, path_of
 from alloytune.recipe.types.stage import WITHOUT_TRAINING, Stage, retry_of
 from alloytune.recipe.types.values import PRETRAINED
 
@@ -23,6 +23,7 @@ def check(recipe: Recipe) -> Iterator[Mistake]:
     yield from wrong
     if not any(mistake.path[-1] == "task" for mistake in wrong):  # else nobody knows what a stage learns
         yield from check_stage_tasks(recipe)
+        yield from check_views(recipe)
     yield from _check_split(recipe.data, ("data",))
     if recipe.micro_batch is not None and recipe.micro_batch > recipe.batch:
         message = f"{recipe.micro_batch} is more than batch ({recipe.batch}); a micro-batch is a part of the batch"
@@ -30,8 +31,9 @@ def check(recipe: Recipe) -> Iterator[Mistake]:
     yield from _check_names(recipe.stages)
     for index, stage in enumerate(recipe.stages):
         yield from _check_stage(stage, ("stages", index))
-        if stage.data is not None:
-            yield from _check_split(without_test(stage.data), ("stages", index, "data"))
+    for learner, own in recipe.learners.items():
+        if own.data is not None:
+            yield from _check_split(without_test(own.data), (*path_of(learner), "data"))
     yield from check_adapters(recipe.stages)
     yield from check_combining(recipe.stages)
     yield from check_scored_stages(recipe.stages)

@@ -1,15 +1,19 @@
-"""Rules on `joint`: which keys go with which mode, and weights that could have no effect."""
+"""Rules on `joint`: which keys go with which mode, what views may learn, and weights that could have no effect."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from itertools import combinations
 
 from alloytune.expression import parse, roles_in
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types.joint import Joint, is_constant, read_weight
+from alloytune.recipe.types.joint import Joint, View, is_constant, read_weight
 from alloytune.recipe.types.optimizer import read_optimizer
+from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import Stage
 
 # The modes that a key means something in.
 _MODES = {"every": ("sample",), "over": ("views",), "kl": ("views",)}
+# The modes that a weight can be found in, and what it takes.
+_FOUND_IN = {"validate": ("views", "sample"), "gradnorm": ("views",), "uncertainty": ("views",)}
 
 
 def check_joint(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
@@ -22,7 +26,38 @@ def check_joint(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
     yield from _check_company(stage, joint, path)
     if isinstance(stage.train, str):
         yield from _check_parts(stage.train, joint, where)
-        yield from _check_effect(stage, stage.train, joint, where)
+
+
+def check_views(recipe: Recipe) -> Iterator[Mistake]:
+    """Find views that cannot learn what they should, and weights that change nothing; each stage is sound in itself."""
+    for number, stage in enumerate(recipe.stages):
+        joint, where = stage.joint, ("stages", number, "joint")
+        if joint is None:
+            continue
+        beside = recipe.beside(number) if joint.mode == "views" else {}
+        learned = {view: beside.get(view, recipe.learning_of(number)) for view in joint.weights}
+        yield from _check_learned(recipe, number, joint, beside)
+        pairs = [pair for pair in combinations(learned, 2) if learned[pair[0]] == learned[pair[1]]]
+        if joint.kl and joint.mode == "views" and len(learned) > 1 and not pairs:
+            message = "no two views learn the same, and outputs of different things do not compare; remove it"
+            yield Mistake((*where, "kl"), message, at_key=True, about=tuple((*where, view) for view in beside))
+        if isinstance(stage.train, str):
+            yield from _check_effect(stage, stage.train, joint, where, learned)
+            yield from _check_balance(stage.train, joint, where, learned)
+
+
+def _check_learned(recipe: Recipe, number: int, joint: Joint, beside: Mapping[View, str]) -> Iterator[Mistake]:
+    """One view at least learns what the stage is scored in, and none compares with weights of before."""
+    path = ("stages", number, "joint")
+    if beside and beside.keys() == joint.weights.keys():
+        task = recipe.view(number).task_name
+        message = f"every view learns something of its own, and none the {task} that this stage is scored in"
+        about = tuple((*path, view) for view in beside)
+        yield Mistake(path, f"{message}; give one of them a weight alone", at_key=True, about=about)
+    for view in beside:
+        if recipe.view(number, view).task_name == "preference":
+            message = "preference compares with the weights that a stage began with; give it a stage of its own"
+            yield Mistake((*path, view, "task" if joint.own[view].task else "data"), message)
 
 
 def _check_keys(joint: Joint, path: KeyPath) -> Iterator[Mistake]:
@@ -31,6 +66,9 @@ def _check_keys(joint: Joint, path: KeyPath) -> Iterator[Mistake]:
         if getattr(joint, key) and joint.mode not in modes:
             message = f"{key!r} is for mode {' or '.join(modes)}, and this is {joint.mode}; remove it"
             yield Mistake((*path, key), message, at_key=True, about=((*path, "mode"),))
+    for view in joint.own if joint.mode != "views" else ():
+        message = f"a view learns something of its own in mode views, and this is {joint.mode}; write its weight alone"
+        yield Mistake((*path, view), message, at_key=True, about=((*path, "mode"),))
     if joint.over is not None and joint.partial is None:
         message = "'over' is about the partial view, and `partial` has no weight; give one, or remove it"
         yield Mistake((*path, "over"), message, at_key=True, about=((*path, "partial"), (*path, "mode")))
@@ -56,6 +94,28 @@ def _check_weights(joint: Joint, path: KeyPath) -> Iterator[Mistake]:
         if all(piece.first == piece.last == 0 for piece in read_weight(weight)):
             message = f"a weight of 0 throughout means no {view} training; leave {view!r} out"
             yield Mistake((*path, view), message)
+
+    yield from _check_found(joint, path)
+
+
+def _check_found(joint: Joint, path: KeyPath) -> Iterator[Mistake]:
+    """Weights that are found are found in one way, against each other, and where views are different functions."""
+    about = (*((*path, view) for view in joint.found), (*path, "mode"))
+    for view, word in joint.found.items():
+        if joint.mode not in _FOUND_IN[word]:
+            message = (
+                f"{word!r} compares the losses of views in mode {' or '.join(_FOUND_IN[word])}, and in {joint.mode} "
+                "there is one loss for all; give numbers"
+            )
+            yield Mistake((*path, view), message, about=about)
+            return
+    words = sorted(set(joint.found.values()))
+    if len(words) > 1:
+        message = f"{words[0]!r} and {words[1]!r} are two ways of finding weights; take one of them"
+        yield Mistake((*path, list(joint.found)[-1]), message, about=about)
+    elif len(joint.found) == 1:
+        message = f"{words[0]!r} weighs views against each other, and no other view has it; write it for two"
+        yield Mistake((*path, *joint.found), message, about=about)
 
 
 def _check_company(stage: Stage, joint: Joint, path: KeyPath) -> Iterator[Mistake]:
@@ -108,7 +168,9 @@ def _check_parts(train: str, joint: Joint, path: KeyPath) -> Iterator[Mistake]:
             yield Mistake((*path, "of"), message)
 
 
-def _check_effect(stage: Stage, train: str, joint: Joint, path: KeyPath) -> Iterator[Mistake]:
+def _check_effect(
+    stage: Stage, train: str, joint: Joint, path: KeyPath, learned: Mapping[View, str]
+) -> Iterator[Mistake]:
     """Find weights that cancel out: Adam and its kin divide every constant factor of a gradient out again."""
     kind = read_optimizer(stage.optimizer)[0]
     weights = list(joint.weights.values())
@@ -121,11 +183,31 @@ def _check_effect(stage: Stage, train: str, joint: Joint, path: KeyPath) -> Iter
         yield Mistake(path, message, at_key=True, about=about)
     if joint.mode != "views" or is_equal:
         return
-    shares_head = bool({"all", "head"} & set(roles_in(parse(train))))
+    shares_head = _moves_head(train) and len(set(learned.values())) < len(learned)
     shares_partial = {"full", "partial"} <= joint.weights.keys()
     if not shares_head and not shares_partial:
+        remedy = "let two learn the same" if _moves_head(train) else "train the head as well"
         message = (
             f"no weights are moved by two of the views, and {kind} divides a factor of a gradient out again, so these "
-            "weights would do nothing; train the head as well, use sgd or mode: update, or write 1 for each"
+            f"weights would do nothing; {remedy}, use sgd or mode: update, or write 1 for each"
         )
         yield Mistake(path, message, at_key=True, about=about)
+
+
+def _moves_head(train: str) -> bool:
+    return bool({"all", "head"} & set(roles_in(parse(train))))
+
+
+def _check_balance(train: str, joint: Joint, path: KeyPath, learned: Mapping[View, str]) -> Iterator[Mistake]:
+    """GradNorm and its kin look at weights that all balanced views move."""
+    found: Collection[View] = joint.found.keys()
+    words = set(joint.found.values())
+    if len(found) < 2 or joint.mode != "views" or words == {"validate"}:
+        return
+    shares_head = _moves_head(train) and len({learned[view] for view in found}) == 1
+    if not shares_head and set(found) != {"full", "partial"}:
+        message = (
+            f"{' and '.join(sorted(words))} balances views on weights that all of them move, and {', '.join(found)} "
+            "share none; let them learn the same and train the head, or write 1 for each"
+        )
+        yield Mistake(path, message, at_key=True, about=tuple((*path, view) for view in joint.weights))

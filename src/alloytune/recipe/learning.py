@@ -8,7 +8,8 @@ from alloytune.recipe.nearest import nearest_word
 from alloytune.recipe.places import KeyPath, Mistake
 from alloytune.recipe.tasks import OF_ANSWERS, TaskWords
 from alloytune.recipe.types.ending import Patience
-from alloytune.recipe.types.recipe import Recipe
+from alloytune.recipe.types.joint import OwnView
+from alloytune.recipe.types.recipe import Learner, Recipe, path_of
 from alloytune.recipe.types.stage import Stage
 from alloytune.recipe.types.task import Task, settings_of
 
@@ -18,7 +19,7 @@ TASK: KeyPath = ("task",)
 def check_learning(recipe: Recipe) -> Iterator[Mistake]:
     """Find columns, metrics and regularisers that a task does not have, be it the recipe's or a stage's own."""
     tasks: dict[KeyPath, str | Task | None] = {TASK: recipe.task}
-    tasks |= {("stages", index, "task"): stage.task for index, stage in enumerate(recipe.stages)}
+    tasks |= {(*path_of(learner), "task"): own.task for learner, own in recipe.learners.items()}
     unnamed = {path: task.named for path, task in tasks.items() if isinstance(task, Task) and len(task.named) != 1}
     for path, named in unnamed.items():
         message = f"it names {' and '.join(named) or 'no task'}; name exactly one, with a mapping of its settings"
@@ -28,22 +29,32 @@ def check_learning(recipe: Recipe) -> Iterator[Mistake]:
     yield from _check_rows(recipe, TASK, ("data",))
     yield from _check_writing(recipe, TASK, ("data",))
     yield from _check_metric(recipe.metric, ("metric",), recipe)
+    for learner, own in recipe.learners.items():
+        yield from _check_own(recipe, learner, own)
     for index, stage in enumerate(recipe.stages):
         view, path = recipe.view(index), ("stages", index)
-        task_path = (*path, "task") if stage.task is not None else TASK
-        if stage.data is not None:
-            yield from _check_rows(view, task_path, (*path, "data"))
-        elif stage.task is not None:
-            yield from _check_borrowed(recipe, view, task_path)
-        if view is not recipe:
-            yield from _check_writing(view, task_path, (*path, "data"))
         if stage.accept is not None:
             yield from _check_metric(stage.accept.metric, (*path, "accept", "metric"), view)
         if isinstance(stage.until.patience, Patience):
             yield from _check_metric(stage.until.patience.metric, (*path, "until", "patience", "metric"), view)
         yield from _check_score(stage, (*path, "until", "score"), view)
-        yield from _check_regularisers(stage, path, view.words, view.task_name)
-        yield from _check_whole(view, stage, path)
+        yield from _check_regularisers(stage, path, recipe.views(index))
+        for seen in recipe.views(index):
+            yield from _check_whole(seen, stage, path)
+
+
+def _check_own(recipe: Recipe, learner: Learner, own: Stage | OwnView) -> Iterator[Mistake]:
+    """What a stage or a view learns of its own has its columns, in its own data or in those around it."""
+    number, view = learner
+    around, seen, path = recipe.view(number) if view else recipe, recipe.view(number, view), path_of(learner)
+    stage_task = ("stages", number, "task") if recipe.stages[number].task is not None else TASK
+    task_path = (*path, "task") if own.task is not None else stage_task
+    if own.data is not None:
+        yield from _check_rows(seen, task_path, (*path, "data"))
+    elif own.task is not None:
+        yield from _check_borrowed(around, seen, task_path, "view" if view else "stage")
+    if seen is not around:
+        yield from _check_writing(seen, task_path, (*path, "data"))
 
 
 def _check_rows(recipe: Recipe, task_path: KeyPath, path: KeyPath) -> Iterator[Mistake]:
@@ -51,13 +62,13 @@ def _check_rows(recipe: Recipe, task_path: KeyPath, path: KeyPath) -> Iterator[M
     yield from _check_stratify(recipe, task_path, path)
 
 
-def _check_borrowed(recipe: Recipe, view: Recipe, path: KeyPath) -> Iterator[Mistake]:
-    """A task without data of its own finds its columns among the recipe's."""
+def _check_borrowed(recipe: Recipe, view: Recipe, path: KeyPath, learner: str) -> Iterator[Mistake]:
+    """A task without data of its own finds its columns among those around it."""
     if not view.columns.keys() <= recipe.columns.keys():
         message = (
             f"{view.task_name} reads {describe_forms(view.words)}; the recipe's data has {', '.join(recipe.columns)}"
         )
-        yield Mistake(path, f"{message}; give this stage `data`", about=(TASK, ("data",)))
+        yield Mistake(path, f"{message}; give this {learner} `data`", about=(TASK, ("data",)))
 
 
 def _check_columns(recipe: Recipe, task_path: KeyPath, path: KeyPath) -> Iterator[Mistake]:
@@ -174,11 +185,14 @@ def _check_value(metric: Metric, value: float, path: KeyPath, about: tuple[KeyPa
         yield Mistake(path, f"{value:g} is not a number {' and '.join(filter(None, (above, most)))}", about=about)
 
 
-def _check_regularisers(stage: Stage, path: KeyPath, words: TaskWords, task: str) -> Iterator[Mistake]:
+def _check_regularisers(stage: Stage, path: KeyPath, views: list[Recipe]) -> Iterator[Mistake]:
+    """What smooths or draws together means something in everything that a stage learns."""
     for key in ("label_smoothing", "r_drop"):
-        if getattr(stage, key) and key not in words.regularises:
-            message = f"{key!r} means nothing in {task}, whose answers are no choice of one label; remove it"
+        without = [view.task_name for view in views if key not in view.words.regularises]
+        if getattr(stage, key) and without:
+            message = f"{key!r} means nothing in {without[0]}, whose answers are no choice of one label; remove it"
             yield Mistake((*path, key), message, at_key=True, about=(TASK,))
-    if stage.joint is not None and stage.joint.kl and "r_drop" not in words.regularises:
-        message = f"'kl' means nothing in {task}, whose outputs are no choice of one label; remove it"
+    without = [view.task_name for view in views if "r_drop" not in view.words.regularises]
+    if stage.joint is not None and stage.joint.kl and without:
+        message = f"'kl' means nothing in {without[0]}, whose outputs are no choice of one label; remove it"
         yield Mistake((*path, "joint", "kl"), message, at_key=True, about=(TASK,))

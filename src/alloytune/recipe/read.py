@@ -16,18 +16,18 @@ from alloytune.errors import Problem, RecipeError
 from alloytune.recipe.checks import check
 from alloytune.recipe.found import find
 from alloytune.recipe.overrides import apply
-from alloytune.recipe.places import KeyPath, Mistake, Places, starts_with
+from alloytune.recipe.places import KeyPath, Mistake, Places, dotted, starts_with
 from alloytune.recipe.repeat import expand, in_the_writing
 from alloytune.recipe.sound import sound_part
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.data import Data
-from alloytune.recipe.types.recipe import Recipe, WrittenRecipe
+from alloytune.recipe.types.recipe import Recipe, WrittenRecipe, path_of
 from alloytune.recipe.types.stage import WITHOUT_TRAINING, Stage
 from alloytune.recipe.wording import mistakes_in, without_hidden
 from alloytune.recipe.yaml_text import dump, load
 
 MODEL_REMEDY = "'model' is missing; add `model: ...` to the recipe, or give --model"
-STAGE_REMEDY = "'train' is missing; name the file with this stage's rows"
+STAGE_REMEDY = "'train' is missing; name the file with these rows"
 TRAIN_REMEDY = "'data.train' is missing; add `data: {train: FILE}` to the recipe, or give the file on the command line"
 
 
@@ -89,9 +89,9 @@ def require_complete(read: ReadRecipe, *, has_table: bool = False) -> None:
     missing = {"model": (read.recipe.model, MODEL_REMEDY), "data.train": (read.recipe.data.train, TRAIN_REMEDY)}
     if has_table:
         del missing["data.train"]
-    for number, stage in enumerate(read.recipe.stages):
-        if stage.data is not None:
-            missing[f"stages[{number}].data.train"] = (stage.data.train, STAGE_REMEDY)
+    for learner, own in read.recipe.learners.items():
+        if own.data is not None:
+            missing[f"{dotted(path_of(learner))}.data.train"] = (own.data.train, STAGE_REMEDY)
     problems = [Problem(read.source, None, None, key, text) for key, (value, text) in missing.items() if value is None]
     if problems:
         raise RecipeError(problems)
@@ -125,11 +125,11 @@ def _checked(
 
 def _with_task_defaults(recipe: Recipe) -> Recipe:
     """Fill in what the task decides where nothing is said: metric, columns and whether splits keep shares."""
-    stages = [
-        stage.model_copy(update={"data": _with_columns(recipe.view(number), test=0.0)}) if stage.data else stage
-        for number, stage in enumerate(recipe.stages)
-    ]
-    return recipe.model_copy(update={"metric": recipe.scored_by, "data": _with_columns(recipe), "stages": stages})
+    own = {
+        learner: _with_columns(recipe.view(*learner), test=0.0) for learner, it in recipe.learners.items() if it.data
+    }
+    update = {"metric": recipe.scored_by, "data": _with_columns(recipe)}
+    return recipe.with_data(own).model_copy(update=update)
 
 
 def _with_columns(recipe: Recipe, **split: float) -> Data:
@@ -179,10 +179,11 @@ def _with_absolute_paths(recipe: Recipe, folder: Path, places: Places) -> Recipe
         at = absolute(recipe.model, ("model",))
         is_path = recipe.model.startswith(("./", "../", "~", "/")) or Path(at).is_dir()
         update |= {"model": at} if is_path else {}
-    update["stages"] = stages = [*recipe.stages]
+    own = {
+        learner: with_files(it.data, (*path_of(learner), "data")) for learner, it in recipe.learners.items() if it.data
+    }
+    update["stages"] = stages = recipe.with_data(own).stages
     for index, stage in enumerate(stages):
-        if stage.data is not None:
-            stages[index] = stage.model_copy(update={"data": with_files(stage.data, ("stages", index, "data"))})
         if any(attach.folder for attach in stage.attaches):
             stages[index] = _with_absolute_folders(stages[index], index, absolute)
     return recipe.model_copy(update=update)

@@ -33,6 +33,7 @@ ENTRIES = {
     "ByTurns": "`train`",
     "Scaled": "`rate`",
     "Scoring": "`score`",
+    "OwnView": "`joint.full`, `joint.partial`, `joint.adapter`",
 }
 
 START = """\
@@ -200,13 +201,18 @@ modes say what the weights are weights of. [joint.md](joint.md) says why, and wh
 
 | write | for |
 |---|---|
-| `joint: {mode: update, full: 0.3, partial: 0.7, adapter: 1, of: layers[-2:]}` | factors of the rates |
+| `joint: {mode: update, full: 0.3, partial: 0.7, adapter: 1, of: "layers[-2:]"}` | factors of the rates |
 | `joint: {mode: views, full: 0.5, adapter: 1, kl: 0.1}` | losses of the base alone and of the adapter over it |
-| `joint: {mode: sample, full: 1, partial: 1, adapter: 2, of: layers[-2:], every: 20 updates}` | how often each learns |
+| `joint: {mode: views, full: {task: language_modelling, data: {train: texts.csv}}, adapter: 1}` | the base goes on \
+learning general text while the adapter learns the task |
+| `joint: {mode: views, full: gradnorm, adapter: gradnorm}` | weights that are balanced on the head |
+| `joint: {mode: sample, full: 1, partial: 1, adapter: 2, of: "layers[-2:]", every: 20 updates}` | how often \
+each learns |
 | `joint: {mode: route, full: 1, adapter: 0.5}` | the better side of each layer; the weights are priors |
 
 A weight is a number or a course over the stage: `0 -> 1 cosine`, `1 -> 0` (a straight line), or pieces that each hold
-until a share of the stage or an update: `1 until 40%, 1 -> 0 until 60%, 0`. What counts for nothing rests.
+until a share of the stage or an update: `1 until 40%, 1 -> 0 until 60%, 0`. What counts for nothing rests. Two views
+and more may have a weight that training finds: `validate`, `gradnorm` or `uncertainty`.
 """
 
 INTERVALS = """\

@@ -23,7 +23,7 @@ FORMATS = {
     "gain": "a number such as 0.01, or standard errors such as '0.5 SE'",
     "threshold": "a threshold such as 'below 1e-3'",
     "multiplier": "a multiplier between 0 and 1, such as x0.3",
-    "weight": "a number such as 0.3, or a course such as '0 -> 1 cosine' or '1 until 40%, 0'",
+    "weight": "a number such as 0.3, a course such as '0 -> 1 cosine' or '1 until 40%, 0', or a word such as validate",
     "word": "a short word of small letters, digits, - and _",
     "name": "a name of small letters, digits and _",
     "metric": "a metric of the task, such as macro_f1",

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from alloytune.recipe.adapters import standings_after_leaving, standings_before
 from alloytune.recipe.places import KeyPath, Mistake
 from alloytune.recipe.types.data import Data
-from alloytune.recipe.types.recipe import Recipe
+from alloytune.recipe.types.joint import OwnView
+from alloytune.recipe.types.recipe import Recipe, path_of
 from alloytune.recipe.types.stage import Stage
 
 _NOT_MERGED = "bottleneck"
@@ -20,12 +21,13 @@ def check_stage_tasks(recipe: Recipe) -> Iterator[Mistake]:
         message = f"the last stage must learn {recipe.task_name}, from the recipe's data: that is tested and saved"
         yield Mistake(path, f"{message}; move this stage up", at_key=True, about=(("task",), ("data",)))
     for number, (stage, learning) in enumerate(zip(stages, learnings, strict=True)):
-        yield from _check_data(stage, number)
         if learning:
             yield from _check_kinds(stage, number)
         if stage.state == "keep" and number and learnings[number - 1] != learning:
             message = "the stage before learns something else; its optimizer's memory does not fit here; remove it"
             yield Mistake(("stages", number, "state"), message, about=(("stages", number - 1, "task"),))
+    for learner, own in recipe.learners.items():
+        yield from _check_data(own, path_of(learner))
     yield from _check_adapters(stages, learnings)
 
 
@@ -49,16 +51,16 @@ def _check_kinds(stage: Stage, number: int) -> Iterator[Mistake]:
         yield Mistake(("stages", number, "attach"), message, about=(_own(stage, number),))
 
 
-def _check_data(stage: Stage, number: int) -> Iterator[Mistake]:
-    """A stage's own rows are trained on and validated, and never tested."""
-    if stage.data is None:
+def _check_data(own: Stage | OwnView, of: KeyPath) -> Iterator[Mistake]:
+    """Own rows of a stage or a view are trained on and validated, and never tested."""
+    if own.data is None:
         return
-    path: KeyPath = ("stages", number, "data")
-    if stage.data.test is not None:
-        message = "a stage's own data is not tested; remove it"
+    path, whose = (*of, "data"), "stage" if isinstance(own, Stage) else "view"
+    if own.data.test is not None:
+        message = f"a {whose}'s own data is not tested; remove it"
         yield Mistake((*path, "test"), message, at_key=True)
-    if stage.data.split.test and "test" in stage.data.split.model_fields_set:
-        message = "a stage's own data is not tested, so nothing is cut off for that; remove it"
+    if own.data.split.test and "test" in own.data.split.model_fields_set:
+        message = f"a {whose}'s own data is not tested, so nothing is cut off for that; remove it"
         yield Mistake((*path, "split", "test"), message, at_key=True)
 
 

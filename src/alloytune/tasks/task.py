@@ -52,6 +52,8 @@ class Batch:
     num_targets: int  # positions that carry loss
     # examples in the model at a time, where a task's loss needs all of the update's
     pass_size: int | None = field(default=None, kw_only=True)
+    # what it belongs to, where an update has batches of several things that are learned; their losses are means apart
+    learning: str | None = field(default=None, kw_only=True)
 
     def to(self, device: torch.device) -> "Batch":
         """Give the same batch on a device."""

@@ -1,7 +1,7 @@
 """Which examples make up which update: shuffled, with neighbours in length together, fixed by seed and epoch."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ class Updates:
     """The endless series of updates over some examples.
 
     `vary` draws the form that an example has in an epoch, from its number and the epoch's, however it is batched.
+    `beside` are the series of what else is learned in the same updates, by its name, which their batches bear.
     The micro-batches of update n depend on nothing but n, the seed and the sizes, so a resumed run sees the same.
     """
 
@@ -25,6 +26,7 @@ class Updates:
     seed: int
     collate: Callable[[Sequence[Example]], Batch]
     vary: Callable[[Example, np.random.Generator], Example] | None = None
+    beside: Mapping[str, "Updates"] = field(default_factory=dict)
 
     @property
     def per_epoch(self) -> int:
@@ -33,6 +35,11 @@ class Updates:
 
     def after(self, done: int) -> Iterator[list[Batch]]:
         """Give the micro-batches of update `done` + 1, `done` + 2 and so on."""
+        others = [_named(name, series.after(done)) for name, series in self.beside.items()]
+        for of_one in zip(self._alone(done), *others, strict=True):
+            yield [batch for micro_batches in of_one for batch in micro_batches]
+
+    def _alone(self, done: int) -> Iterator[list[Batch]]:
         epoch, start = divmod(done, self.per_epoch)
         while True:
             for chosen in self.epoch(epoch)[start:]:
@@ -56,3 +63,8 @@ class Updates:
         by_length = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
         chosen = [by_length[start : start + self.batch] for start in range(0, len(by_length), self.batch)]
         return [chosen[n] for n in random.permutation(len(chosen))]
+
+
+def _named(name: str, updates: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+    for micro_batches in updates:
+        yield [replace(batch, learning=name) for batch in micro_batches]

@@ -1,20 +1,23 @@
 """A joint objective: the weights of full, partial and adapter training over time, and what each of them moves."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from alloytune.selected import Selected
+from alloytune.tasks.task import Batch
 from alloytune.train.optimizers import Optimizer
 from alloytune.train.turns import Turn
 
 View = Literal["full", "partial", "adapter"]
 Part = Literal["full", "partial", "adapter", "head"]
+Losses = dict[View, Tensor]
 
 # The views that a part of the weights belongs to; the part `full` is the rest of the base.
 VIEWS_OF: Mapping[Part, tuple[View, ...]] = {
@@ -23,6 +26,9 @@ VIEWS_OF: Mapping[Part, tuple[View, ...]] = {
     "adapter": ("adapter",),
     "head": ("full", "partial", "adapter"),
 }
+
+
+_WEIGHT = "weight of "  # before a view, in what is remembered
 
 
 @dataclass(frozen=True)
@@ -76,31 +82,56 @@ class WeightCourse:
         return piece.first == piece.last == 0.0
 
 
+class Balance(Protocol):
+    """Finds the weights of the next update by what is seen in each."""
+
+    def note(self, losses: Losses, batch: Batch) -> None:
+        """Take in the losses of views, summed over the targets of a batch."""
+
+    def around(self, optimizer: Optimizer) -> AbstractContextManager[None]:
+        """Go around the step that ends an update."""
+
+
 class Blend:
     """The course of a stage whose weights say how much each part counts; a part that counts for nothing rests.
 
-    `parts` tells of every weight that moves which part it is of. `now` are the weights of the update that was asked
-    for last.
+    `parts` tells of every weight that moves which part it is of, `heads` of those of heads which views they belong to,
+    where these are not all. `now` are the weights of the update that was asked for last. A `balance` finds weights.
     """
 
-    def __init__(self, selected: Selected, parts: Mapping[str, Part], weights: Mapping[View, WeightCourse]) -> None:
+    def __init__(
+        self,
+        selected: Selected,
+        parts: Mapping[str, Part],
+        weights: Mapping[View, WeightCourse],
+        heads: Mapping[str, Collection[View]] | None = None,
+    ) -> None:
         self.memory: dict[str, Tensor] = {}
         self.parts = parts
         self.weights = weights
+        self.heads = heads or {}
+        self.balance: Balance | None = None
         self.now: dict[View, float] = {}
         self._selected = selected
         self._resting: frozenset[View] = frozenset()
 
     def number(self, update: int, share: float) -> int:
         """Count the pieces of all weights that have ended before the update."""
-        self.now = {view: course.at(update, share) for view, course in self.weights.items()}
+        self.now = {view: course.at(update, share) for view, course in self.weights.items()} | self._given()
         self._resting = frozenset(view for view, course in self.weights.items() if course.rests(update, share))
         return sum(course.piece(update, share) for course in self.weights.values())
 
     def turn(self, number: int) -> Turn:
         """Let move what belongs to a view that counts."""
-        counting = self.weights.keys() - self._resting
-        return Turn(number, self._moving({part for part, views in VIEWS_OF.items() if counting & set(views)}))
+        return Turn(number, self._moving(self.weights.keys() - self._resting))
+
+    def give(self, weights: Mapping[View, float]) -> None:
+        """Let views have these weights from the next update on, instead of their course."""
+        self.memory |= {f"{_WEIGHT}{view}": torch.tensor(w, dtype=torch.float64) for view, w in weights.items()}
+
+    def _given(self) -> dict[View, float]:
+        views = [view for view in self.weights if f"{_WEIGHT}{view}" in self.memory]
+        return {view: float(self.memory[f"{_WEIGHT}{view}"]) for view in views}
 
     def factor(self, part: Part) -> float:
         """Give the sum of the weights of the views that a part belongs to; the head has 1."""
@@ -111,8 +142,13 @@ class Blend:
         changing = {view for view, course in self.weights.items() if not course.is_constant}
         return frozenset(part for part, views in VIEWS_OF.items() if part != "head" and changing & set(views))
 
-    def _moving(self, parts: set[Part]) -> Selected:
-        return self._selected & Selected(frozenset(name for name, part in self.parts.items() if part in parts))
+    def views_of(self, name: str) -> Collection[View]:
+        """Give the views that a weight belongs to."""
+        return self.heads.get(name, VIEWS_OF[self.parts[name]])
+
+    def _moving(self, views: Collection[View]) -> Selected:
+        """Select what belongs to one of these views."""
+        return self._selected & Selected(frozenset(n for n in self.parts if set(views) & set(self.views_of(n))))
 
 
 class Draws(Blend):
@@ -143,8 +179,7 @@ class Draws(Blend):
         views, weights = zip(*self.now.items(), strict=True)
         bounds = np.cumsum(weights) / sum(weights)
         drawn: View = views[int(np.searchsorted(bounds, np.random.default_rng([self._seed, number]).random(), "right"))]
-        parts: set[Part] = {part for part, belongs_to in VIEWS_OF.items() if drawn in belongs_to}
-        return Turn(number, self._moving(parts), {"view": drawn})
+        return Turn(number, self._moving([drawn]), {"view": drawn})
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The one training loop. Which weights move, how fast, and on what loss are values passed in."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,10 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """One finished update. `loss` is the mean over the update's targets, `rate` that of the first group."""
+    """One finished update. `rate` is that of the first group.
+
+    `loss` is the mean over the update's targets; where several things are learned, the sum of their means.
+    """
 
     update: int
     loss: float
@@ -44,11 +48,11 @@ def training_steps(
 ) -> Iterator[Step]:
     """Train, giving control back after every update.
 
-    `updates` are the micro-batches of update `done` + 1 and on; the loss is divided by the targets of the update, so
-    that how it is split changes nothing. `still` lets move what moves in an update, by its number, and gives what holds
-    the rest of weights that move in part. `multiplier` gives the rate's multiplier by update number; `clip` limits the
-    gradients and gives their norm before that. Every update draws its random numbers from `seed` and its own number, so
-    that a resumed run draws the same.
+    `updates` are the micro-batches of update `done` + 1 and on; the loss is divided by the targets of the update that
+    are of the same learning, so that how it is split changes nothing. `still` lets move what moves in an update, by its
+    number, and gives what holds the rest of weights that move in part. `multiplier` gives the rate's multiplier by
+    update number; `clip` limits the gradients and gives their norm before that. Every update draws its random numbers
+    from `seed` and its own number, so that a resumed run draws the same.
     Raises NotFiniteError before the update when loss or gradient is not finite.
     """
     for number, micro_batches in enumerate(updates, done + 1):
@@ -70,12 +74,17 @@ def training_steps(
 
 
 def add_gradients(model: nn.Module, micro_batches: list[Batch], summed_loss: Loss, machine: Machine) -> float:
-    """Add the gradient of the mean loss over an update's targets to the weights'; give that loss."""
-    num_targets = sum(batch.num_targets for batch in micro_batches)
+    """Add the gradient of the mean loss over an update's targets to the weights'; give that loss.
+
+    Where several things are learned, it is the sum of the means of each.
+    """
+    num_targets = Counter[str | None]()
+    for batch in micro_batches:
+        num_targets[batch.learning] += batch.num_targets
     shares: list[Tensor] = []
     for batch in micro_batches:
         with machine.autocast():
-            share = summed_loss(model, batch.to(machine.device)) / num_targets
+            share = summed_loss(model, batch.to(machine.device)) / num_targets[batch.learning]
         share.backward()
         shares.append(share.detach())
     return float(torch.stack(shares).sum())

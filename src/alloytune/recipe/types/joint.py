@@ -5,15 +5,20 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
+from alloytune.recipe.types.data import Data
+from alloytune.recipe.types.task import Task, TaskName
 from alloytune.recipe.types.values import Interval, Part, SelectionText, read_interval
 
 View = Literal["full", "partial", "adapter"]
 VIEWS: tuple[View, ...] = ("full", "partial", "adapter")
 Unit = Literal["share", "update", "epoch"]
+FOUND = ("validate", "gradnorm", "uncertainty")  # weights that training finds
 
 _NUMBER = r"\d*\.?\d+(?:[eE][-+]?\d+)?"
 _PIECE = re.compile(rf"({_NUMBER})(?:\s*->\s*({_NUMBER})(?:\s+(linear|cosine))?)?(?:\s+until\s+(\S.*))?")
-_EXAMPLE = "write a number such as 0.3, or a course such as '0 -> 1 cosine' or '1 until 40%, 0'"
+_EXAMPLE = (
+    f"write a number such as 0.3, a course such as '0 -> 1 cosine' or '1 until 40%, 0', or one of {', '.join(FOUND)}"
+)
 
 
 class WeightPiece(NamedTuple):
@@ -27,7 +32,9 @@ class WeightPiece(NamedTuple):
 
 
 def read_weight(weight: float | str) -> tuple[WeightPiece, ...]:
-    """Read 0.3, `0 -> 1 cosine` or `1 until 40%, 1 -> 0 until 60%, 0` into its pieces."""
+    """Read 0.3, `0 -> 1 cosine` or `1 until 40%, 1 -> 0 until 60%, 0` into its pieces; what is found begins at 1."""
+    if weight in FOUND:
+        weight = 1.0
     if not isinstance(weight, str):
         return (WeightPiece(weight, weight, "linear", None, None),)
     pieces = tuple(_read_piece(text.strip(), weight) for text in weight.split(","))
@@ -47,7 +54,7 @@ def read_weight(weight: float | str) -> tuple[WeightPiece, ...]:
 def is_constant(weight: float | str) -> bool:
     """Tell whether a weight is the same throughout the stage."""
     pieces = read_weight(weight)
-    return len(pieces) == 1 and pieces[0].first == pieces[0].last
+    return weight not in FOUND and len(pieces) == 1 and pieces[0].first == pieces[0].last
 
 
 def _read_piece(text: str, whole: str) -> WeightPiece:
@@ -85,12 +92,36 @@ Weight = Annotated[
         {
             "anyOf": [
                 {"type": "number", "minimum": 0},
+                {"type": "string", "enum": list(FOUND)},
                 {"type": "string", "pattern": rf"^{_NUMBER}(\s*->\s*{_NUMBER}(\s+(linear|cosine))?)?(\s+until\s.+)?$"},
             ],
             "format": "weight",
         }
     ),
 ]
+
+
+class OwnView(Part):
+    """A view that learns something of its own, in mode `views`: its head, its rows, its batches; the body is one.
+
+    Its loss is the mean over its own targets of the update. What is validated, kept and saved is what the stage learns.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"task": "language_modelling", "data": "{train: texts.csv}"}]}
+    )
+
+    weight: Weight = Field(1.0, description="Weight of the view's loss.")
+    task: TaskName | Task | None = Field(
+        None,
+        description=(
+            "What the view learns, where it is not what the stage does; it has a head of its own. Without `data` it "
+            "reads the stage's rows, in batches of its own."
+        ),
+    )
+    data: Data | None = Field(
+        None, description="Where the view's examples are, if not the stage's; a test split is not cut from them."
+    )
 
 
 class Joint(Part):
@@ -112,9 +143,13 @@ class Joint(Part):
             "(MoLF)."
         ),
     )
-    full: Weight | None = Field(None, description="Weight of full training (alpha).")
-    partial: Weight | None = Field(None, description="Weight of partial training (beta); needs `of`.")
-    adapter: Weight | None = Field(None, description="Weight of adapter training (gamma).")
+    full: Weight | OwnView | None = Field(None, description="Weight of full training (alpha), or what its view learns.")
+    partial: Weight | OwnView | None = Field(
+        None, description="Weight of partial training (beta), or what its view learns; needs `of`."
+    )
+    adapter: Weight | OwnView | None = Field(
+        None, description="Weight of adapter training (gamma), or what its view learns."
+    )
     of: SelectionText | None = Field(None, description="The partial weights, among those of the base that move.")
     every: Interval | None = Field(
         None, description="sample: how long a draw holds; 1 update where absent. A draw takes the weights of its start."
@@ -129,11 +164,26 @@ class Joint(Part):
     kl: float = Field(
         0.0,
         ge=0,
-        description="views: weight of the divergence between each two views, the mean of both Kullback-Leibler ways.",
+        description=(
+            "views: weight of the divergence between each two views that learn the same, the mean of both "
+            "Kullback-Leibler ways."
+        ),
     )
 
     @property
     def weights(self) -> dict[View, float | str]:
         """Give the weights that are set, by view."""
         given = {view: getattr(self, view) for view in VIEWS}
-        return {view: weight for view, weight in given.items() if weight is not None}
+        weights = {view: it.weight if isinstance(it, OwnView) else it for view, it in given.items()}
+        return {view: weight for view, weight in weights.items() if weight is not None}
+
+    @property
+    def own(self) -> dict[View, OwnView]:
+        """Give the views that say what they learn."""
+        given = {view: getattr(self, view) for view in VIEWS}
+        return {view: it for view, it in given.items() if isinstance(it, OwnView)}
+
+    @property
+    def found(self) -> dict[View, str]:
+        """Give the views whose weights training finds, and by what."""
+        return {view: weight for view, weight in self.weights.items() if isinstance(weight, str) and weight in FOUND}

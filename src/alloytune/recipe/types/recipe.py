@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag
 from alloytune.recipe.tasks import OF_ANSWERS, TASKS, TaskWords
 from alloytune.recipe.types.architecture import Architecture
 from alloytune.recipe.types.data import Data
+from alloytune.recipe.types.joint import OwnView, View
 from alloytune.recipe.types.stage import Stage
 from alloytune.recipe.types.task import Task, TaskName, settings_of
 from alloytune.recipe.types.values import Cadence, Metric, Part
@@ -116,36 +117,92 @@ class RecipeHead(Part):
         return self.words.stratifies if wanted is None else bool(wanted)
 
 
+Learner = tuple[int, View | None]  # a stage by its number, or one of its views
+
+
+def path_of(learner: Learner) -> tuple[str | int, ...]:
+    """Give where in a recipe a learner stands."""
+    number, view = learner
+    return ("stages", number, "joint", view) if view else ("stages", number)
+
+
 class Recipe(RecipeHead):
     """The whole description of a run."""
 
     stages: list[Stage] = Field(min_length=1, description="The stages, in order.")
 
-    def view(self, number: int) -> "Recipe":
-        """Give the recipe with what a stage learns in the place of what the recipe does."""
+    def view(self, number: int, view: View | None = None) -> "Recipe":
+        """Give the recipe with what a stage learns, or a view of its joint objective, in the place of its own."""
         stage = self.stages[number]
-        if stage.data is not None:
-            others = {"task": stage.task, "metric": None} if stage.task is not None else {}
-            return self.model_copy(update={"data": stage.data, **others})
-        if stage.task is None:
-            return self
-        seen = self.model_copy(update={"task": stage.task, "metric": None})
-        read = {key for form in seen.words.forms for key in form.keys}
-        split = self.data.split.model_copy(update={"stratify": None})
-        foreign = dict.fromkeys(self.data.named.keys() - read)
-        return seen.model_copy(update={"data": self.data.model_copy(update={**foreign, "split": split})})
+        own = _own_view(stage, view)
+        of_stage = _learning(self, stage)
+        return of_stage if own is None else _learning(of_stage, own)
 
-    def learning_of(self, number: int) -> str:
-        """Name what a stage learns: by the first stage that learns it, and nothing for what the recipe does."""
-        own = self.view(number)
-        others = [("", self), *((stage.name, self.view(n)) for n, stage in enumerate(self.stages[: number + 1]))]
+    def views(self, number: int) -> list["Recipe"]:
+        """Give what a stage learns, and what views of it learn beside that, each as `view` does."""
+        return [self.view(number), *(self.view(number, view) for view in self.beside(number))]
+
+    @property
+    def learners(self) -> dict[Learner, Stage | OwnView]:
+        """Give all that may learn something of its own, in order: every stage, followed by its views."""
+        found: dict[Learner, Stage | OwnView] = {}
+        for number, stage in enumerate(self.stages):
+            found[number, None] = stage
+            found |= {(number, view): own for view, own in (stage.joint.own if stage.joint else {}).items()}
+        return found
+
+    def with_data(self, data: Mapping[Learner, Data]) -> "Recipe":
+        """Give the recipe with other data in learners that have their own."""
+        stages = [*self.stages]
+        for (number, view), its in data.items():
+            stage = stages[number]
+            if view is None:
+                stages[number] = stage.model_copy(update={"data": its})
+                continue
+            assert stage.joint is not None
+            own = stage.joint.own[view].model_copy(update={"data": its})
+            stages[number] = stage.model_copy(update={"joint": stage.joint.model_copy(update={view: own})})
+        return self.model_copy(update={"stages": stages})
+
+    def learning_of(self, number: int, view: View | None = None) -> str:
+        """Name what a stage or a view learns: by the first that learns it, and nothing for what the recipe does."""
+        own = self.view(number, view)
+        if (own.task, own.data) == (self.task, self.data):
+            return ""
+        others = ((self.stages[n].name + (f".{v}" if v else ""), self.view(n, v)) for n, v in self.learners)
         return next(name for name, seen in others if (seen.task, seen.data) == (own.task, own.data))
 
     @property
-    def learnings(self) -> dict[str, int]:
-        """Give what stages learn beside what the recipe does, by name, each with the first stage that learns it."""
-        names = [self.learning_of(number) for number in range(len(self.stages))]
-        return {name: names.index(name) for name in dict.fromkeys(names) if name}
+    def learnings(self) -> dict[str, Learner]:
+        """Give what is learned beside what the recipe learns, by name, each with the first that learns it."""
+        found: dict[str, Learner] = {}
+        for learner in self.learners:
+            found.setdefault(self.learning_of(*learner), learner)
+        return {name: learner for name, learner in found.items() if name}
+
+    def beside(self, number: int) -> dict[View, str]:
+        """Give the views of a stage that learn something else than the stage does, and what."""
+        joint, of_stage = self.stages[number].joint, self.learning_of(number)
+        found = {view: self.learning_of(number, view) for view in joint.own} if joint else {}
+        return {view: name for view, name in found.items() if name != of_stage}
+
+
+def _own_view(stage: Stage, view: View | None) -> OwnView | None:
+    return stage.joint.own.get(view) if stage.joint and view else None
+
+
+def _learning(recipe: Recipe, own: Stage | OwnView) -> Recipe:
+    """Give the recipe with a stage's or view's task and data in the place of its own."""
+    if own.data is not None:
+        others = {"task": own.task, "metric": None} if own.task is not None else {}
+        return recipe.model_copy(update={"data": own.data, **others})
+    if own.task is None:
+        return recipe
+    seen = recipe.model_copy(update={"task": own.task, "metric": None})
+    read = {key for form in seen.words.forms for key in form.keys}
+    split = recipe.data.split.model_copy(update={"stratify": None})
+    foreign = dict.fromkeys(recipe.data.named.keys() - read)
+    return seen.model_copy(update={"data": recipe.data.model_copy(update={**foreign, "split": split})})
 
 
 def _kind_of_entry(value: Any) -> str:
