@@ -170,7 +170,8 @@ def _shingle_sets(texts: pl.Series) -> csr_array:
     _, numbers, counts = np.unique(pairs, return_inverse=True, return_counts=True)
     ranks = np.argsort(np.argsort(counts, kind="stable"))
     rows = np.repeat(np.arange(len(texts)), np.maximum(lengths - 1, 1))
-    members = np.unique(rows << 32 | ranks[numbers])
+    members = np.sort(rows << 32 | ranks[numbers])  # numpy's own unique, by hash, took minutes for 22 million
+    members = members[np.diff(members, prepend=-1) != 0]
     starts = np.searchsorted(members, np.arange(len(texts) + 1) << 32)
     indices = (members & _NO_WORD).astype(np.int32)
     return csr_array((np.ones(len(indices), dtype=np.int8), indices, starts), shape=(len(texts), len(counts)))
