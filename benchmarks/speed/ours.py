@@ -10,14 +10,14 @@ from meter import peak_bytes, seconds_since_start, warm_up
 COLUMNS = ("train", "validation", "test")
 
 
-def split_rows(case: Case, source: str, table: Path, folder: Path) -> None:
-    """Clean a table and cut a case's rows from it as this project does, once for all contenders."""
+def split_rows(case: Case, source: str, table: Path, folder: Path, rows: int) -> None:
+    """Clean a table and cut so many rows from it as this project does, once for all contenders."""
     from alloytune.build import build_data_settings
     from alloytune.data.prepare import prepare
     from alloytune.data.store import write_splits
     from alloytune.recipe.read import recipe_read
 
-    given = {"model": source, "seed": SEED, "data": {"train": str(table), "rows": case.rows}}
+    given = {"model": source, "seed": SEED, "data": {"train": str(table), "rows": rows}}
     dataset = prepare(build_data_settings(recipe_read(recipe_for(case), (), given).recipe))
     write_splits(dataset, folder)
 

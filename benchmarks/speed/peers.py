@@ -49,9 +49,7 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path, *, tuned: bo
         trainer = make_trainer(case, stage, model, rows["train"], tokenizer, scratch, tuned=tuned, hub=hub)
         reset_peak()
         started = started or seconds_since_start()
-        before = time.perf_counter()
-        trainer.train()
-        seconds.append(time.perf_counter() - before)
+        seconds.append(trainer.train().metrics["train_runtime"])
         peak = max(peak, peak_bytes())
         if number + 1 < len(case.stages):
             source = str(scratch / f"stage-{number}")
@@ -139,9 +137,10 @@ def make_trainer(
 ) -> Any:
     """Make a Trainer at its defaults, but for epochs, rate, batch and seed; or tuned."""
     updates = stage.epochs * math.ceil(len(rows) / case.batch)
-    options: dict[str, Any] = {"bf16": True, "optim": "adamw_torch_fused"} if tuned else {}
+    options: dict[str, Any] = {"use_cpu": not torch.cuda.is_available()}
     if tuned:
         is_old = int(transformers.__version__.split(".")[0]) < 5
+        options |= {"bf16": True, "optim": "adamw_torch_fused"}
         options |= {"group_by_length": True} if is_old else {"train_sampling_strategy": "group_by_length"}
     arguments = TrainingArguments(
         output_dir=str(scratch / "trainer"),

@@ -52,6 +52,7 @@ def main() -> None:
     run.add_argument("--adapterhub", type=Path, help="the Python of an environment with adapters")
     run.add_argument("--cases", nargs="+", default=[*EXTRA, *CASES], choices=[*EXTRA, *CASES])
     run.add_argument("--rounds", type=int, default=3)
+    run.add_argument("--rows", type=int, help="before the split, instead of the case's own; to try the script")
     run.add_argument("--name", default="cpu", help="names the set of cells, such as cpu or h100")
     run.add_argument("--output", type=Path, default=CELLS)
     commands.add_parser("report")
@@ -107,7 +108,7 @@ def prepare(name: str, source: str, options: argparse.Namespace, scratch: Path) 
     else:
         folder = options.data / case.data
         table = folder / "train.csv" if (folder / "train.csv").exists() else next(folder.glob("*.*"))
-    ours.split_rows(case, source, table, splits)
+    ours.split_rows(case, source, table, splits, options.rows or case.rows)
     if name == "predict":
         ours.fine_tune(CASES["head"], source, splits, splits)
     return splits
