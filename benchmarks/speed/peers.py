@@ -95,7 +95,10 @@ def prepare_model(case: Case, stage: Stage, source: str, num_labels: int, *, hub
     if case.is_writing:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=num_labels)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=num_labels, output_loading_info=True
+        )
+        fresh = set(info["missing_keys"])  # a pooler that the checkpoint lacks belongs to the head
     if stage.method in ("full", "joint"):
         return model
     tops = "|".join(str(n) for n in range(case.num_layers - case.top, case.num_layers))
@@ -110,7 +113,7 @@ def prepare_model(case: Case, stage: Stage, source: str, num_labels: int, *, hub
         return get_peft_model(model, config)
     moving = rf"^classifier\.|layer\.({tops})\." if stage.method == "top" else r"^classifier\."
     for name, weight in model.named_parameters():
-        weight.requires_grad = re.search(moving, name) is not None
+        weight.requires_grad = name in fresh or re.search(moving, name) is not None
     return model
 
 
