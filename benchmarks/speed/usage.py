@@ -10,9 +10,9 @@ from typing import Any
 
 from meter import peak_bytes, reset_peak, warm_up
 
-PIPELINE_BATCHES = (1, 8, 16, 32, 64, 128)
-NUM_TEXTS = 1000
-FASTEST_OF = 3
+PIPELINE_BATCHES = (8, 16, 32, 64, 128)
+NUM_TEXTS = 300
+FASTEST_OF = 2
 
 
 def predict_ours(run: Path, texts: list[str]) -> dict[str, Any]:
