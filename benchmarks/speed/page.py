@@ -152,7 +152,7 @@ def contender_row(name: str, contender: str, cells: Cells) -> Iterator[str]:
     yield "" if contender == "alloytune" else with_spread(ratios(cells, name, contender))
     yield f"{middle('peak_memory_bytes') / 1e6:,.0f}"
     yield "" if of_peak is None else f"{of_peak:.0%}"
-    yield ", ".join(f"{key} {median(cell['scores'][key] for cell in some):.3f}" for key in some[0]["scores"])
+    yield ", ".join(f"{key} {median(cell['scores'][key] for cell in some):.3f}" for key in sorted(some[0]["scores"]))
 
 
 def bound_lines(name: str, cells: Cells) -> Iterator[str]:
