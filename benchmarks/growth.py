@@ -229,8 +229,10 @@ SECTION = """
 
 Written from `benchmarks/growth.py`. Rows are made of the words of real ones, 26 tokens each; they are read, cleaned,
 split and tokenized in one process, whose peak memory holds the imports as well (0.4 GiB). A million rows are to take
-no more than 4 GiB. Lengths and layers: full training of a BERT 384 wide with random weights, 4,096 tokens at a time, so
-that all but attention should take as long for each token at every length, and as much more as there are layers.
+no more than 4 GiB. The seconds of these rows were taken with other work on the same cores and compare nothing.
+
+Lengths and layers: full training of a BERT 384 wide with random weights, 4,096 tokens at a time, so that all but
+attention should take as long for each token at every length, and as much more as there are layers.
 """.strip().splitlines()
 HEADS = {
     "rows": [
