@@ -81,7 +81,7 @@ class Session:
         return self.learning.task
 
     @property
-    def examples(self) -> Mapping[str, list[Example]]:
+    def examples(self) -> Mapping[str, Sequence[Example]]:
         """Give its examples by split."""
         return self.learning.examples
 

@@ -17,6 +17,7 @@ from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import in_training_form, make_stage_optimizer
 from alloytune.stages import begin_stage
 from alloytune.tasks.task import Batch
+from alloytune.tasks.tokenized import count_tokens
 from alloytune.train.batches import Updates
 from alloytune.train.clip import make_clip
 from alloytune.train.flops import count_flops
@@ -165,7 +166,7 @@ def _training(session: Session, number: int, moving: Moving, course: Course) -> 
         flops=round(sum(share * cost.flops for share, cost, _ in costs)),
         peak_memory_bytes=max(cost.peak_memory_bytes for _, cost, _ in costs),
     )
-    per_epoch = sum(example.num_tokens for example in updates.examples)
+    per_epoch = int(count_tokens(updates.examples).sum())
     by_tokens = (plan.max_tokens or math.inf) / (per_epoch / updates.per_epoch)
     most = min(plan.max_updates or math.inf, by_tokens)
     num_updates = min(most, (plan.max_seconds or math.inf) / update.seconds)

@@ -1,6 +1,6 @@
 """What the stages of a run learn: the recipe's task, and what stages of their own learn beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -16,7 +16,7 @@ class Learning:
     """A task with its examples by split, and what the length limit took of them."""
 
     task: Task
-    examples: Mapping[str, list[Example]]
+    examples: Mapping[str, Sequence[Example]]
     num_cut: Mapping[str, int]  # rows by split that lost tokens
     left_out: Mapping[str, list[list[str]]] = field(default_factory=dict)  # row and reason by split, none if encoded
 

@@ -21,6 +21,7 @@ from alloytune.recipe.types.stage import Stage
 from alloytune.selected import Selected
 from alloytune.selection import Chooser, resolve
 from alloytune.tasks.task import Batch
+from alloytune.tasks.tokenized import count_tokens
 from alloytune.train.moving import Group, Moving
 from alloytune.train.range_test import RangeTest, num_sweep_updates, range_test
 from alloytune.train.turns import Turns, steady
@@ -101,7 +102,7 @@ def _only(moving: Moving, side: Side) -> Moving:
 def _sweep_updates(session: Session, number: int) -> int:
     updates = build.build_updates(session, number, 0)
     plan = build.build_plan(session, number, 0, updates)
-    per_update = sum(example.num_tokens for example in updates.examples) / updates.per_epoch
+    per_update = int(count_tokens(updates.examples).sum()) / updates.per_epoch
     limits = [plan.max_updates, plan.max_tokens and plan.max_tokens / per_update]
     return num_sweep_updates(min((limit for limit in limits if limit), default=0))
 

@@ -78,7 +78,7 @@ class Tuned:
         every = pl.DataFrame({"place": pl.int_range(table.height, eager=True)})
         return every.join(found, on="place", how="left", maintain_order="left").drop("place")
 
-    def _answers(self, rows: pl.DataFrame) -> tuple[list[Example], list[Any]]:
+    def _answers(self, rows: pl.DataFrame) -> tuple[Sequence[Example], list[Any]]:
         """Give the examples that rows become, and what the model answers to them."""
         examples = self.task.encode(rows, self.tokenizer, self.max_length).examples
         return examples, predict(self.model, self.task, examples, self.tokenizer, self.machine)

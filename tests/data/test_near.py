@@ -1,11 +1,14 @@
 """Near-duplicates are found exactly, and repair leaves sound text alone."""
 
+from itertools import combinations, pairwise
+
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alloytune.data.near import NearIndex, group_near
+from alloytune.data.near import NearIndex, find_near_across, group_near
 from alloytune.data.quotas import share_out
 from alloytune.data.repair import repair_column, repair_text
 from alloytune.tasks.labels import sort_naturally
@@ -14,20 +17,58 @@ from alloytune.tasks.labels import sort_naturally
 wordy = st.lists(st.sampled_from("abc"), max_size=14).map(" ".join)
 
 
+def near_by_hand(texts: list[str]) -> set[tuple[int, int]]:
+    """Give the pairs whose sets of neighbouring words have four fifths in common."""
+    sets = []
+    for text in texts:
+        words = text.split()
+        sets.append(set(pairwise(words)) if len(words) > 1 else {tuple(words) or (text,)})
+    return {
+        (one, other)
+        for one, other in combinations(range(len(texts)), 2)
+        if 5 * len(sets[one] & sets[other]) >= 4 * len(sets[one] | sets[other])
+    }
+
+
 @settings(deadline=None)
 @given(st.lists(wordy, max_size=25))
-def test_no_near_pair_is_missed(texts: list[str]) -> None:
-    index = NearIndex([pl.Series(texts, dtype=pl.String)])
-    groups = group_near([pl.Series(texts, dtype=pl.String)])
-    for number in range(len(texts)):
-        near = [other for other in range(number) if index.are_near(number, other)]
-        assert index.find(number) == (near[0] if near else None)
-        assert all(groups[other] == groups[number] for other in near)
-        index.add(number)
+def test_groups_are_chains_of_near_rows(texts: list[str]) -> None:
+    groups = list(range(len(texts)))
+    for one, other in sorted(near_by_hand(texts)):
+        lower, upper = sorted((groups[one], groups[other]))
+        groups = [lower if group == upper else group for group in groups]
+    assert group_near([pl.Series(texts, dtype=pl.String)]) == groups
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(wordy, st.integers(0, 2)), max_size=25))
+def test_rows_are_held_against_those_kept_of_lower_ranks(rows: list[tuple[str, int]]) -> None:
+    texts, ranks = [text for text, _ in rows], [rank for _, rank in rows]
+    pairs = near_by_hand(texts)
+    twins: dict[int, int] = {}
+    for rank in (1, 2):
+        kept = [n for n in range(len(rows)) if ranks[n] < rank and n not in twins]
+        for number in (n for n in range(len(rows)) if ranks[n] == rank):
+            near = [n for n in kept if (min(n, number), max(n, number)) in pairs]
+            twins |= {number: near[0]} if near else {}
+    assert find_near_across([pl.Series(texts, dtype=pl.String)], ranks) == twins
+
+
+def test_a_thousand_rows_of_one_form_are_hardly_compared() -> None:
+    form = "your order {} of the spring sale has been sent today and will reach you soon"
+    apart = NearIndex([pl.Series([form.format(n) for n in range(1000)])])  # 13 of 17 pairs of words in common
+    assert len(list(apart.near_pairs(np.arange(1000), np.arange(1000)))) == 1  # round, in which there is no pair
+    near = pl.Series([form.format(n) + " so please wait for it at home" for n in range(1000)])  # 20 of 24
+    rounds = NearIndex([near]).near_pairs(np.arange(1000), labels := np.arange(1000))
+    _, ones, others = next(rounds)
+    assert len(set(ones) | set(others)) == 1000
+    labels[:] = 0
+    assert len(list(rounds)) == 1
+    assert set(group_near([near])) == {0}
 
 
 def near(one: str, other: str) -> bool:
-    return NearIndex([pl.Series([one, other])]).are_near(0, 1)
+    return bool(NearIndex([pl.Series([one, other])]).are_near(np.array([0]), np.array([1])).item())
 
 
 @pytest.mark.parametrize(
@@ -61,7 +102,7 @@ def test_texts_that_say_something_else_are_not(one: str, other: str) -> None:
 
 def test_pairs_are_near_in_both_texts() -> None:
     columns = [pl.Series(["a long premise", "a long premise"]), pl.Series(["it is so", "it is not"])]
-    assert not NearIndex(columns).are_near(0, 1)
+    assert not NearIndex(columns).are_near(np.array([0]), np.array([1])).any()
     assert group_near(columns) == [0, 1]
 
 

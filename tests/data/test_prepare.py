@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -43,7 +44,7 @@ def near_to_each_other(dataset: Dataset) -> list[tuple[str, str]]:
     return [
         (rows["row"][one], rows["row"][other])
         for one, other in combinations(range(rows.height), 2)
-        if places[one] != places[other] and index.are_near(one, other)
+        if places[one] != places[other] and index.are_near(np.array([one]), np.array([other])).any()
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from alloytune.data.near import NearIndex
+from alloytune.data.near import find_near_across
 from alloytune.data.repair import repair_column
 from alloytune.data.rules import EXCERPT, Dropped, Rules, Sieved, list_dropped, sieve
 
@@ -106,16 +106,8 @@ def drop_across(table: pl.DataFrame, rules: Rules) -> Sieved:
 
 def drop_near_across(table: pl.DataFrame, rules: Rules) -> Sieved:
     """Drop from a given split what is a near-duplicate of a row kept in one that comes first in PRECEDENCE."""
-    index = NearIndex([table[name] for name in rules.texts])
     splits, rows = table["split"].to_list(), table["row"].to_list()
-    twins: dict[int, int] = {}
-    for split in PRECEDENCE:
-        members = [number for number, name in enumerate(splits) if name == split]
-        found = {number: index.find(number) for number in members}
-        twins |= {number: twin for number, twin in found.items() if twin is not None}
-        for number in members:
-            if found[number] is None:
-                index.add(number)
+    twins = find_near_across([table[name] for name in rules.texts], [PRECEDENCE.index(split) for split in splits])
     near = [number in twins for number in range(table.height)]
     details = [f"near duplicate of {rows[t]} in {splits[t]}" for t in (twins[n] for n in sorted(twins))]
     dropped = list_dropped(table.filter(near), "near duplicate", details)

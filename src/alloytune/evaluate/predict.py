@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from alloytune.errors import NotFiniteError
 from alloytune.machine import Machine
 from alloytune.tasks.task import Batch, Example, Scores, Task, scores_of
+from alloytune.tasks.tokenized import count_tokens
 
 ROWS_PER_BATCH = 64
 
@@ -26,7 +27,7 @@ def predict(
     """Give the task's answers, one for each example; neighbours in length share a batch."""
     was_training = model.training
     model.eval()
-    order = sorted(range(len(examples)), key=lambda n: -examples[n].num_tokens)
+    order = np.argsort(-count_tokens(examples), kind="stable").tolist()
     answers: dict[int, Any] = {}
     for start in range(0, len(order), ROWS_PER_BATCH):
         chosen = order[start : start + ROWS_PER_BATCH]

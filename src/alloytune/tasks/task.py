@@ -36,7 +36,7 @@ class Example:
 class Encoded:
     """The examples of a split, and what the length limit took: rows cut short, and rows left out with the reason."""
 
-    examples: list[Example]
+    examples: Sequence[Example]
     num_cut: int = 0
     left_out: tuple[tuple[str, str], ...] = ()  # row, reason
 

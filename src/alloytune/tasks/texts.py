@@ -3,11 +3,15 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.tokenized import TokenizedRows, flat
+
+ROWS_AT_ONCE = 5_000  # a tokenizer's own account of a text takes kilobytes until it is thrown away
 
 
 def text_columns(columns: Collection[str]) -> tuple[str, ...]:
@@ -19,17 +23,21 @@ def encode_texts(
     table: pl.DataFrame, targets: Sequence[Any], tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> Encoded:
     """Tokenize the columns `text` and, where there, `text_pair`; each row with its target."""
-    texts = table["text"].to_list()
-    pairs = table["text_pair"].to_list() if "text_pair" in table.columns else None
-    if not texts:
+    if not table.height:
         return Encoded([])
-    encoded = tokenizer(texts, pairs, truncation=max_length is not None, max_length=max_length)
-    keys = [key for key in encoded if key != "attention_mask"]
-    examples = [
-        Example(row, {key: encoded[key][n] for key in keys}, target)
-        for n, (row, target) in enumerate(zip(row_names(table), targets, strict=True))
-    ]
-    return Encoded(examples, _count_cut(encoded, texts, pairs, tokenizer, max_length))
+    inputs: dict[str, list[np.ndarray]] = {}
+    lengths: list[np.ndarray] = []
+    num_cut = 0
+    for part in table.iter_slices(ROWS_AT_ONCE):
+        texts = part["text"].to_list()
+        pairs = part["text_pair"].to_list() if "text_pair" in part.columns else None
+        limits = {"truncation": max_length is not None, "max_length": max_length}
+        encoded = tokenizer(texts, pairs, return_attention_mask=False, **limits)
+        for key, values in encoded.items():
+            inputs.setdefault(key, []).append(flat(values))
+        lengths.append(np.array([len(ids) for ids in encoded["input_ids"]]))
+        num_cut += _count_cut(encoded, texts, pairs, tokenizer, max_length)
+    return Encoded(TokenizedRows(row_names(table), inputs, np.concatenate(lengths), targets), num_cut)
 
 
 def row_names(table: pl.DataFrame) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from alloytune.tasks.task import Batch, Example
+from alloytune.tasks.tokenized import count_tokens
 
 POOL = 50  # batches, at most, whose examples are sorted by length together; larger pads less and mixes less
 LEAST_POOLS = 4  # per epoch, so that few rows are mixed as well: one pool makes batches of one length each
@@ -57,7 +58,7 @@ class Updates:
         """Give the example numbers of every update of an epoch; each example stands in exactly one."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.examples))
-        lengths = np.array([example.num_tokens for example in self.examples])
+        lengths = count_tokens(self.examples)
         size = self.batch * max(1, min(POOL, self.per_epoch // LEAST_POOLS))
         pools = [order[start : start + size] for start in range(0, len(order), size)]
         by_length = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])

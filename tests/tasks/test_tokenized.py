@@ -1,0 +1,36 @@
+"""Rows in flat arrays are the examples that the tokenizer makes of them one by one."""
+
+import polars as pl
+import pytest
+
+from alloytune.tasks import texts
+from alloytune.tasks.tokenized import count_tokens
+from tiny import make_table, make_tokenizer
+
+
+@pytest.mark.parametrize("has_pairs", [False, True])
+@pytest.mark.parametrize("max_length", [None, 6])
+def test_examples_are_those_of_single_rows(
+    has_pairs: bool, max_length: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "ROWS_AT_ONCE", 7)  # so that parts have to be joined
+    table = make_table(20).select("text")
+    if has_pairs:
+        table = table.with_columns(pl.col("text").reverse().alias("text_pair"))
+    tokenizer = make_tokenizer()
+    encoded = texts.encode_texts(table, list(range(20)), tokenizer, max_length)
+    whole = [tokenizer(*row) for row in table.iter_rows()]
+    alone = [tokenizer(*row, truncation=max_length is not None, max_length=max_length) for row in table.iter_rows()]
+    assert encoded.num_cut == sum(
+        len(one["input_ids"]) < len(other["input_ids"]) for one, other in zip(alone, whole, strict=True)
+    )
+    examples = list(encoded.examples)
+    assert [example.row for example in examples] == [str(n + 1) for n in range(20)]
+    assert [example.target for example in examples] == list(range(20))
+    for example, one in zip(examples, alone, strict=True):
+        assert example.inputs == {key: values for key, values in one.items() if key != "attention_mask"}
+    assert count_tokens(encoded.examples).tolist() == [example.num_tokens for example in examples]
+    assert encoded.examples[3:9:2] == examples[3:9:2]
+    assert encoded.examples[-1] == examples[-1]
+    with pytest.raises(IndexError):
+        encoded.examples[20]
