@@ -2,9 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from torch import Tensor
 
 from alloytune.models.frozen_prefix import Inputs
 
@@ -79,7 +79,7 @@ def _spans(arrays: dict[str, np.ndarray]) -> list[tuple[int, int, int]] | None:
     found = []
     for row in range(rows):
         starts = [*np.flatnonzero(begins[row]).tolist(), places]
-        found += [(row, start, end - start) for start, end in zip(starts, starts[1:], strict=False)]
+        found += [(row, start, end - start) for start, end in pairwise(starts)]
     return found
 
 
