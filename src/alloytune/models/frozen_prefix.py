@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from alloytune.models.replay import in_place_of, layer_modules
 from alloytune.models.roles import Roles
 
-Inputs = dict[str, Tensor]
+Inputs = dict[str, Any]  # what a plain call is made with
 Hidden = tuple[Tensor, ...]  # of each chain, [rows, places, width]
 Source = Callable[[Inputs], Hidden | None]
 
@@ -194,7 +194,7 @@ class _SeenError(Exception):
 
 
 def plain_inputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inputs | None:
-    """Give what a model is called with, if that is tensors by name and nothing else."""
+    """Give what a model is called with, if that is tensors by name, and nothing that asks for more than usual."""
     others = {key: value for key, value in kwargs.items() if not isinstance(value, Tensor)}
     if args or "input_ids" not in kwargs or any(value != _PLAIN.get(key, _PLAIN) for key, value in others.items()):
         return None

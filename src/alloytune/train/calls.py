@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from torch import Tensor
 
 from alloytune.models.frozen_prefix import Inputs
 
@@ -40,13 +41,14 @@ def read_call(inputs: Inputs) -> Call | None:
     Texts are what a mask of padding leaves, one in each row. Without a mask, packed rows have a text wherever positions
     begin anew. On a two-sided model a text is a row: both sides, padding behind the other one left out of its key.
     """
-    if inputs.keys() - {*_BY_PLACE, *_BY_ROW, _MASK}:
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    if tensors.keys() - {*_BY_PLACE, *_BY_ROW, _MASK}:
         return None
-    arrays = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in inputs.items()}
+    arrays = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in tensors.items()}
     ids = arrays["input_ids"]
-    by_place = [arrays[name] for name in _BY_PLACE if name in arrays]
+    by_place = {name: arrays[name] for name in _BY_PLACE if name in arrays}
     others = [arrays[name] for name in _BY_ROW if name in arrays]
-    if any(array.shape != ids.shape for array in by_place) or any(len(array) != len(ids) for array in others):
+    if any(array.shape != ids.shape for array in by_place.values()) or any(len(array) != len(ids) for array in others):
         return None
     spans = _spans(arrays)
     if spans is None or (others and len(spans) != len(ids)):
@@ -83,8 +85,11 @@ def _spans(arrays: dict[str, np.ndarray]) -> list[tuple[int, int, int]] | None:
     return found
 
 
-def _key(by_place: list[np.ndarray], others: list[np.ndarray], row: int, places: slice) -> bytes:
-    return _digest([array[row, places] for array in by_place] + [_without_padding(array[row]) for array in others])
+def _key(by_place: dict[str, np.ndarray], others: list[np.ndarray], row: int, places: slice) -> bytes:
+    found = {name: array[row, places] for name, array in by_place.items()}
+    if np.array_equal(found.get("position_ids", ()), np.arange(places.stop - places.start)):
+        del found["position_ids"]  # those that a text has by itself
+    return _digest([*found.values(), *(_without_padding(array[row]) for array in others)], *found)
 
 
 def _without_padding(row: np.ndarray) -> np.ndarray:
