@@ -46,8 +46,8 @@ def make_reader(session: Session, number: int, moving: Moving) -> tuple[PrefixRe
 def check_cache(session: Session, number: int, moving: Moving) -> None:
     """Raise InputError where a stage asks for its frozen layers to be kept, and nothing of the kind can be."""
     stage = session.recipe.stages[number]
-    is_chosen = any(choices_in(parse(text)) for text in build.selections(stage, number).values())
-    if stage.cache is not True or is_chosen:  # what stands still is known when the choice is made
+    choices = [choice for text in build.selections(stage, number).values() for choice in choices_in(parse(text))]
+    if stage.cache is not True or choices:  # what stands still is known when the choice is made
         return
     free_only(session.state.model, moving.names)
     _, reason = make_reader(session, number, moving)

@@ -40,17 +40,21 @@ def assert_close(one: Witness, other: Witness, allowed: float = 1e-4) -> None:
         {"train": "head", "rate": "auto", "until": {"epochs": 30}, "evaluate": "10 epochs"},
         {"attach": LORA, "train": "layers[-1:] | adapter | head", "joint": {"mode": "views", "full": 1, "adapter": 1}},
         {"attach": LORA, "train": "layers[-1:] | adapter | head", "joint": {"mode": "sample", "full": 1, "adapter": 1}},
-        {"train": "layers[-1:] | head", "optimizer": "sgd", "keep": "last"},
+        {"keep": "last", "label_smoothing": 0.1},
     ],
     ids=lambda settings: " ".join(map(str, settings)) or "plain",
 )
 def test_what_is_kept_changes_rounding_alone(settings: dict[str, Any], bert: Path, tmp_path: Path) -> None:
-    optimizer = {"optimizer": {"adamw": {"eps": 1e-3}}} if "optimizer" not in settings else {}
     ends = {
-        cache: ran(bert, tmp_path / str(cache), stage(**{**optimizer, **settings, "cache": cache}), precision="float32")
+        cache: ran(
+            bert,
+            tmp_path / str(cache),
+            stage(**{"optimizer": "sgd", **settings, "cache": cache}),  # AdamW takes whole steps of what is rounding
+            precision="float32",
+        )
         for cache in (True, False)
     }
-    assert_close(ends[True], ends[False], 1e-3)
+    assert_close(ends[True], ends[False])
     facts = {cache: end.results["one"]["cache"] for cache, end in ends.items()}
     rotates = isinstance(settings.get("train"), dict)
     assert facts[True]["kept"] != rotates
