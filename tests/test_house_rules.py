@@ -54,6 +54,7 @@ ANYTHING_BELOW = {
     "anchoring",
     "api",
     "attaching",
+    "caching",
     "cli",
     "course",
     "demo",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -49,6 +49,7 @@ from alloytune.selected import Selected
 from alloytune.selection import REHEARSAL, Chooser, resolve, select
 from alloytune.tasks.abilities import FitsModel, Undivided, Varying
 from alloytune.tasks.task import Batch, Example, Task, find_task
+from alloytune.train.activations import Activations
 from alloytune.train.batches import Updates
 from alloytune.train.flops import flops_per_token
 from alloytune.train.joint import Part
@@ -69,6 +70,7 @@ class Session:
     machine: Machine
     max_length: int | None
     learnings: dict[str, Learning]  # by the name of the head that they have in `state`
+    activations: Activations = field(default_factory=Activations)  # what frozen layers gave
 
     @property
     def learning(self) -> Learning:

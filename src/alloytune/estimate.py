@@ -5,11 +5,16 @@ Full fine-tuning of the same model is measured beside it, so that a stage's cost
 
 import math
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import prod
 
 from alloytune import build
 from alloytune.build import Session
+from alloytune.caching import make_reader
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
 from alloytune.joint import make_around, make_training_loss, typical_updates
 from alloytune.learning import Learning
@@ -21,9 +26,10 @@ from alloytune.tasks.tokenized import count_tokens
 from alloytune.train.batches import Updates
 from alloytune.train.clip import make_clip
 from alloytune.train.flops import count_flops
-from alloytune.train.loop import Loss, training_steps
+from alloytune.train.loop import Loss, Step, training_steps
 from alloytune.train.moving import Group, Moving, make_optimizer
 from alloytune.train.optimizers import Optimizer
+from alloytune.train.prefix_reader import PrefixReader
 from alloytune.train.range_test import SEARCH_SHARE
 from alloytune.train.turns import Course, Turns, steady
 
@@ -58,12 +64,14 @@ class StageEstimate:
     searches: bool  # for a rate
     update: UpdateCost
     full: UpdateCost
+    keeping_seconds: float = 0.0  # to compute, once, what frozen layers give
 
     @property
     def seconds(self) -> float:
         """Give the time of training, and of the search for its rate, if patience does not end the stage."""
         by_updates = math.inf if self.num_updates is None else self.num_updates * self.update.seconds
-        return min(by_updates, self.max_seconds or math.inf) * (1 + SEARCH_SHARE * self.searches)
+        by_updates = by_updates * (1 + SEARCH_SHARE * self.searches) + self.keeping_seconds
+        return min(by_updates, (self.max_seconds or math.inf) * (1 + SEARCH_SHARE * self.searches))
 
     @property
     def flops_share(self) -> float:
@@ -133,6 +141,7 @@ def _probe(session: Session, number: int, full: UpdateCost) -> StageEstimate:
         searches=any(group.start is not None for group in moving.groups),
         update=training.update,
         full=full,
+        keeping_seconds=training.keeping_seconds,
     )
 
 
@@ -145,6 +154,7 @@ class _Training:
     max_seconds: float | None = None
     num_evaluations: int = 0
     update: UpdateCost = _NOTHING
+    keeping_seconds: float = 0.0
 
 
 def _training(session: Session, number: int, moving: Moving, course: Course) -> _Training:
@@ -155,10 +165,11 @@ def _training(session: Session, number: int, moving: Moving, course: Course) -> 
     around = make_around(session, number, course)
     turns = Turns(course, moving.names, session.state.model, optimizer, around=around)
     summed_loss = make_training_loss(session, number, moving, course)
+    reader, _ = make_reader(session, number, moving)
     middle = math.ceil((plan.max_updates or updates.per_epoch) / 2)
     with in_training_form(session, number):
         costs = [
-            (share, _cost(session, turns, optimizer, summed_loss, updates, update), turns.num_moving)
+            (share, _cost(session, turns, optimizer, summed_loss, updates, update, reader), turns.num_moving)
             for update, share in typical_updates(course, middle).items()
         ]
     update = UpdateCost(
@@ -176,32 +187,50 @@ def _training(session: Session, number: int, moving: Moving, course: Course) -> 
         max_seconds=plan.max_seconds,
         num_evaluations=max(1, round(num_updates / plan.evaluate_every)),
         update=update,
+        keeping_seconds=reader.seconds * per_epoch / max(reader.tokens_kept, 1),
     )
 
 
 def _cost(
-    session: Session, turns: Turns, optimizer: Optimizer, summed_loss: Loss, updates: Updates, update: int = 1
+    session: Session,
+    turns: Turns,
+    optimizer: Optimizer,
+    summed_loss: Loss,
+    updates: Updates,
+    update: int = 1,
+    reader: PrefixReader | None = None,
 ) -> UpdateCost:
-    """Measure updates like `update` at rate zero: time and memory over a few, operations over one fixed batch."""
+    """Measure updates like `update` at rate zero: time and memory over a few, operations over one fixed batch.
+
+    The time is that of updates that read back what frozen layers gave, if they are kept; the operations count them.
+    """
     model = session.state.model
     held = turns.at(update, 0.5)
     session.machine.reset_peak()
-    steps = training_steps(
-        model,
-        optimizer,
-        updates.after(0),
-        summed_loss,
-        session.machine,
-        still=lambda number: held,
-        multiplier=lambda update: 0.0,
-        clip=make_clip(None),
-        seed=0,
-    )
-    next(steps)
-    began = time.perf_counter()
-    for _ in range(PROBED_UPDATES):
-        next(steps)
-    seconds = (time.perf_counter() - began) / PROBED_UPDATES
+    loss = summed_loss if reader is None else reader.loss(summed_loss)
+
+    def steps() -> Iterator[Step]:
+        return training_steps(
+            model,
+            optimizer,
+            updates.after(0),
+            loss,
+            session.machine,
+            still=lambda number: held,
+            multiplier=lambda update: 0.0,
+            clip=make_clip(None),
+            seed=0,
+        )
+
+    with nullcontext() if reader is None else reader.running():
+        warming = PROBED_UPDATES + 1 if reader and reader.shelf else 0
+        deque(islice(steps(), warming), maxlen=0)  # what the updates below read is kept by then
+        probed = steps()
+        next(probed)
+        began = time.perf_counter()
+        for _ in range(PROBED_UPDATES):
+            next(probed)
+        seconds = (time.perf_counter() - began) / PROBED_UPDATES
     peak = session.machine.peak_bytes()
     batches = [_first_batch(session, None, session.learning)]
     batches += [_first_batch(session, name, session.learnings[name]) for name in updates.beside]

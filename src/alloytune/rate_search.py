@@ -23,6 +23,7 @@ from alloytune.selection import Chooser, resolve
 from alloytune.tasks.task import Batch
 from alloytune.tasks.tokenized import count_tokens
 from alloytune.train.moving import Group, Moving
+from alloytune.train.prefix_reader import PrefixReader
 from alloytune.train.range_test import RangeTest, num_sweep_updates, range_test
 from alloytune.train.turns import Turns, steady
 
@@ -49,8 +50,12 @@ class Found:
         }
 
 
-def find_rates(session: Session, number: int, moving: Moving, selected: Selected) -> dict[Side, Found]:
+def find_rates(
+    session: Session, number: int, moving: Moving, selected: Selected, reader: PrefixReader
+) -> dict[Side, Found]:
     """Find the rates that a stage leaves to `auto`, by moving what of it is `selected`; weights stay as they are.
+
+    `reader` gives what the frozen layers give.
 
     A stage that is too short for a sweep, or that time alone ends, keeps its starting values.
     """
@@ -65,7 +70,8 @@ def find_rates(session: Session, number: int, moving: Moving, selected: Selected
     for side, start in sides.items():
         sweep = None
         if num_updates:
-            sweep = _sweep(session, number, _only(moving, side), selected, list(islice(updates.after(0), num_updates)))
+            rows = list(islice(updates.after(0), num_updates))
+            sweep = _sweep(session, number, _only(moving, side), selected, rows, reader)
             put_weights(model, before)
         multiplier = None if sweep is None else sweep.chosen
         found[side] = Found(start, start if multiplier is None else start * multiplier, sweep)
@@ -107,17 +113,24 @@ def _sweep_updates(session: Session, number: int) -> int:
     return num_sweep_updates(min((limit for limit in limits if limit), default=0))
 
 
-def _sweep(session: Session, number: int, moving: Moving, selected: Selected, updates: list[list[Batch]]) -> RangeTest:
+def _sweep(
+    session: Session,
+    number: int,
+    moving: Moving,
+    selected: Selected,
+    updates: list[list[Batch]],
+    reader: PrefixReader,
+) -> RangeTest:
     model = session.state.model
     plan = build.build_plan(session, number, 0, build.build_updates(session, number, 0))
     optimizer = make_stage_optimizer(session, number, moving)
     turns = Turns(steady(selected & moving.selected), moving.names, model, optimizer)
-    with in_training_form(session, number):
+    with in_training_form(session, number), reader.running():
         return range_test(
             model,
             optimizer,
             updates,
-            make_stage_loss(session, number, moving),
+            reader.loss(make_stage_loss(session, number, moving)),
             session.machine,
             still=lambda update: turns.at(update, 0.0),
             clip=plan.clip,

@@ -17,6 +17,7 @@ from alloytune import build
 from alloytune.anchoring import anchor
 from alloytune.attaching import arrange_adapters
 from alloytune.build import Session
+from alloytune.caching import check_cache
 from alloytune.course import make_course
 from alloytune.data.prepare import prepare
 from alloytune.data.store import load_splits, write_splits
@@ -129,6 +130,7 @@ def rehearse(session: Session) -> None:
             course = make_course(session, number, moving, REHEARSAL)
             check_joint(session, number, course)
             check_regularisers(session, number, moving)
+            check_cache(session, number, moving)
             build.build_combined(session, number, REHEARSAL)
             state.take_off()
     session.state.turn_to(MAIN)

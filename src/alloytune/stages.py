@@ -10,6 +10,7 @@ from alloytune import build
 from alloytune.anchoring import anchor
 from alloytune.attaching import attach_adapters, enter_stage, weights_at_stake
 from alloytune.build import Session
+from alloytune.caching import cache_facts, make_reader
 from alloytune.course import make_course
 from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.predict import score
@@ -31,6 +32,7 @@ from alloytune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from alloytune.train.loop import Step
 from alloytune.train.memory import OptimizerState, optimizer_state, put_optimizer_state
 from alloytune.train.moving import Moving
+from alloytune.train.prefix_reader import PrefixReader
 from alloytune.train.stage import Progress, StageRun, run_stage
 from alloytune.train.turns import Course, Turn, Turns
 from alloytune.verdict import judge
@@ -54,6 +56,8 @@ class StageOfRun:
         self.stop_requested = stop_requested
         self.combined = frozenset[str]()  # the weights that `combine` is about
         self.joint: Mapping[str, Any] = {}  # what a joint objective came to
+        self.reader: PrefixReader  # of what its frozen layers give
+        self.not_kept: str | None  # why nothing is kept of that
         self.before: Scores | None = None  # of the model that it began with, in what it learns
 
     def carry_out(self, before: Reached) -> Reached:
@@ -98,6 +102,7 @@ class StageOfRun:
         changed = moving.names | self.combined
         by_training = state.snapshot(changed & old)
         snapshot = replace(by_adapters, weights={**by_training.weights, **by_adapters.weights})
+        self.reader, self.not_kept = make_reader(self.session, self.number, moving)
         if any(group.start is not None for group in moving.groups):
             moving = self._find_rates(moving, course)
         return moving.slower(factor), course, snapshot
@@ -110,7 +115,7 @@ class StageOfRun:
         self.watcher.on_rate_search(self.number, self.stage)
         session, state = self.session, self.session.state
         selected = course.turn(0).selected if isinstance(self.stage.train, ByTurns) else moving.selected
-        found = find_rates(session, self.number, moving, selected)
+        found = find_rates(session, self.number, moving, selected, self.reader)
         measures = measures_of(session, self.number, self.folder)
         recipe = settle(session.recipe, self.number, found, state.roles(), measures)
         self.folder.write("rates", {side: one.to_json() for side, one in found.items()})
@@ -140,7 +145,7 @@ class StageOfRun:
         )
         run = StageRun(state.model, optimizer, turns)
         summed_loss = make_training_loss(session, self.number, moving, course)
-        evaluate = make_evaluation(session, self.number, course, summed_loss, partial(validate, session))
+        evaluate = make_evaluation(session, self.number, course, summed_loss, self._score)
         progress = Progress()
         if checkpoint is None and self.stage.state == "keep":
             put_optimizer_state(run.optimizer, weights, self._memory_before(moving))
@@ -153,11 +158,11 @@ class StageOfRun:
             progress = Progress.from_json(checkpoint.state["progress"])
         self.folder.forget_after(attempt, progress.update)
         self.watcher.on_stage(self.number, self.stage, moving, plan, progress)
-        with in_training_form(session, self.number):
+        with in_training_form(session, self.number), self.reader.running():
             progress = run_stage(
                 run,
                 updates,
-                summed_loss,
+                self.reader.loss(summed_loss),
                 session.machine,
                 plan,
                 evaluate=evaluate,
@@ -171,6 +176,11 @@ class StageOfRun:
         state.put({name: run.average[name] for name in averaged})
         kept = any(later.state == "keep" for later in session.recipe.stages[self.number + 1 :])
         return progress, {"optimizer": optimizer_state(run.optimizer, weights)} if kept else {}
+
+    def _score(self) -> Scores:
+        """Score the model within its training."""
+        with self.reader.scoring():
+            return validate(self.session)
 
     def _memory_before(self, moving: Moving) -> OptimizerState:
         """Give what the last kept stage's optimizer remembers of weights that move in this one as well.
@@ -225,6 +235,7 @@ class StageOfRun:
             "seconds": round(progress.seconds, 2),
             "tokens_per_second": round(progress.num_tokens / max(progress.seconds, 1e-9), 1),
             "peak_memory_bytes": self.session.machine.peak_bytes(),
+            **({"cache": cache_facts(self.reader, self.not_kept)} if moving.groups else {}),
             "scores": asdict(scores),
             "change": {metric: value - before.values[metric] for metric, value in scores.values.items()},
             **({"learns": learns} if learns else {}),

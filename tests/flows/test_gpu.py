@@ -66,3 +66,16 @@ def test_micro_batches_change_little(tmp_path: Path) -> None:
     one, other = (copy_weights(t.model, dict(t.model.named_parameters())) for t in (whole, split))
     moved = torch.cat([(one[name] - other[name]).abs().flatten() for name in one])
     assert moved.quantile(0.99) < 1e-4
+
+
+def test_what_frozen_layers_give_is_kept_in_main_memory(bert: Path, tmp_path: Path) -> None:
+    stage = {**STAGES[1], "train": "layers[-1:] | head", "until": {"epochs": 3}, "optimizer": "sgd", "keep": "last"}
+    kept, computed = (
+        tune(bert, tmp_path / str(cache), precision="float32", stages=[{**stage, "cache": cache}])
+        for cache in (True, False)
+    )
+    facts = kept.results["stages"][0]["cache"]
+    assert facts["kept"]
+    assert facts["texts_read"] > 2 * facts["texts_computed"]
+    one, other = (copy_weights(t.model, dict(t.model.named_parameters())) for t in (kept, computed))
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-3

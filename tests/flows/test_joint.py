@@ -23,7 +23,15 @@ from flows.test_shipped import short
 from properties.carried_out import Witness, assert_same, begin, carry_out
 
 LORA = {"lora": {"rank": 2, "on": "layers[-1:] & (attention | mlp)"}}
-STEADY = {"rate": 2e-3, "schedule": "constant", "warmup": 0, "dropout": 0, "keep": "last", "clip": None}
+STEADY = {
+    "rate": 2e-3,
+    "schedule": "constant",
+    "warmup": 0,
+    "dropout": 0,
+    "keep": "last",
+    "clip": None,
+    "cache": False,  # which would compute frozen layers in other batches
+}
 
 
 def joint_stage(mode: str, updates: int = 5, **more: Any) -> dict[str, Any]:

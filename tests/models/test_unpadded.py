@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from alloytune.models.replay import layers_in_order
+from alloytune.models.replay import layer_modules
 from alloytune.models.roles import find_roles
 from alloytune.models.unpadded import Layout, unpadded
 from alloytune.train.regularize import dropout_at
@@ -55,7 +55,7 @@ def test_outputs_and_gradients_are_the_same(name: str) -> None:
     roles = find_roles(model)
     expected, expected_grads = learn(model, nullcontext())
     rows_in_layers = set()
-    for layer in layers_in_order(model, roles)[:1]:
+    for layer in layer_modules(model, roles)[:1]:
         layer.register_forward_hook(lambda _, args, output: rows_in_layers.add(hidden(output).shape[:2]))
     found, grads = learn(model, unpadded(model, roles))
     assert torch.allclose(found, expected, atol=1e-9)

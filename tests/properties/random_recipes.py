@@ -63,6 +63,7 @@ SPEED: dict[str, st.SearchStrategy[Any]] = {
 }
 CHANCE: dict[str, st.SearchStrategy[Any]] = {
     "dropout": st.sampled_from([0, 0.3]),
+    "cache": st.sampled_from([True, False]),
     "mixout": st.sampled_from([0.5, {"share": 0.5, "to": "stage-start"}]),
     "r_drop": st.just(0.5),
 }

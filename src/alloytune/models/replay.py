@@ -1,7 +1,7 @@
 """The lower layers of a model, run once and replayed: what they gave stands in for running them again."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -13,26 +13,40 @@ from alloytune.models.roles import Roles
 Recorded = dict[nn.Module, Any]
 
 
-def layers_in_order(model: nn.Module, roles: Roles) -> list[nn.Module]:
-    """Give the layers in the order in which they run; none where they are no modules of their own or share one."""
-    layers = [_module_of(model, names) for names in roles.stacks.get("layers", ())]
-    if len(set(layers)) < len(layers) or any(_is_around(layer, layers) for layer in layers):
-        return []
-    return layers
-
-
 def layers_before_adapters(model: nn.Module, roles: Roles) -> list[nn.Module]:
     """Give the layers, in the order in which they run, before the first that holds an adapter.
 
     None where an adapter stands outside all layers.
     """
-    layers = layers_in_order(model, roles)
+    layers = layer_modules(model, roles)
     adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     holding = [any(module in set(layer.modules()) for module in adapted) for layer in layers]
     inside = {module for layer in layers for module in layer.modules()}
     if not any(holding) or any(module not in inside for module in adapted):
         return []
     return layers[: holding.index(True)]
+
+
+def layer_modules(model: nn.Module, roles: Roles, stack: str = "layers") -> list[nn.Module]:
+    """Give the modules of a stack's layers, bottom first; none where they are no modules of their own or share one."""
+    layers = [_module_of(model, names) for names in roles.stacks.get(stack, ())]
+    if len(set(layers)) < len(layers) or any(_is_around(layer, layers) for layer in layers):
+        return []
+    return layers
+
+
+@contextmanager
+def in_place_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module do something else when it is called, and what it did before afterwards."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 @contextmanager
@@ -61,13 +75,10 @@ def replaying(recorded: Recorded) -> Iterator[None]:
 
     Right for a pass over the same inputs in which nothing differs before the last of them. They draw no dropout.
     """
-    for layer, output in recorded.items():
-        layer.forward = _giving(_detached(output))
-    try:
+    with ExitStack() as stack:
+        for layer, output in recorded.items():
+            stack.enter_context(in_place_of(layer, _giving(_detached(output))))
         yield
-    finally:
-        for layer in recorded:
-            del layer.forward
 
 
 def _giving(output: Any) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from alloytune.models.replay import layers_in_order
+from alloytune.models.replay import layer_modules
 from alloytune.models.roles import Roles
 
 _FAR = 1e-4  # of the largest output; rounding in float32 stays below it
@@ -93,7 +93,7 @@ class _Pad(torch.autograd.Function):
 @contextmanager
 def unpadded(model: nn.Module, roles: Roles) -> Iterator[None]:
     """Compute no padding in a model's layers while it trains; one that does not bear it is left as it is."""
-    layers = [] if getattr(model.config, "is_encoder_decoder", False) else layers_in_order(model, roles)
+    layers = [] if getattr(model.config, "is_encoder_decoder", False) else layer_modules(model, roles)
     if not layers or not _bears(model, layers):
         yield
         return

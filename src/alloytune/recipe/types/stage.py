@@ -114,6 +114,14 @@ class Stage(Part):
     r_drop: float = Field(
         0.0, ge=0, description="Weight of the divergence between two passes over a batch; twice the cost (R-Drop)."
     )
+    cache: bool | Literal["auto"] = Field(
+        "auto",
+        description=(
+            "Whether what the layers below all that moves give is computed once per example and read back; auto: where "
+            "a stage may pass over its rows twice and there are such layers. It saves time and changes results by "
+            "rounding alone: frozen layers draw no dropout either way."
+        ),
+    )
     until: Until = Field(Until(epochs=3), description="When the stage ends.")
     evaluate: Interval = Field("1 epoch", description="How often validation is scored within the stage.")
     keep: Literal["best", "last"] = Field("best", description="Weights to keep: of the best evaluation or the last.")
