@@ -185,7 +185,7 @@ def page() -> str:
         "# Results: tasks",
         "",
         "Written by `benchmarks/tasks.py report` from the files under `benchmarks/results/tasks/`; the script's",
-        "docstring says how to run it again. Each recipe stands under `examples/`. Scores are those of the test rows in",
+        "docstring says how to run it again. Recipes stand under `examples/`. Scores are those of the test rows in",
         "float32, with 95 % intervals over draws of the rows, one seed. The baselines (`benchmarks/baselines.py`) see",
         "the same rows; what they have to choose, such as how strongly to regularise, they choose on validation. The",
         "minutes are those of training, with other work on the same cores.",

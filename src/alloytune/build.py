@@ -101,6 +101,7 @@ def build_data_settings(recipe: Recipe) -> DataSettings:
         validation=_path(data.validation),
         test=_path(data.test),
         columns=recipe.columns,
+        other_columns=tuple(form.required for form in recipe.words.forms),
         rules=build_rules(recipe),
         contradicts=recipe.words.contradicts,
         encoding=data.encoding,
