@@ -131,7 +131,8 @@ def prepare_others(recipe: Recipe) -> dict[str, Dataset]:
 def build_architecture(recipe: Recipe) -> Architecture:
     """Translate the recipe's `architecture`."""
     wanted = recipe.architecture
-    return Architecture(wanted.layers, wanted.dropout, tuple(wanted.tokens))
+    pooling = None if wanted.pooling == "native" else wanted.pooling
+    return Architecture(wanted.layers, wanted.dropout, tuple(wanted.tokens), pooling)
 
 
 def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset] | None = None) -> Session:
