@@ -111,6 +111,7 @@ def build_data_settings(recipe: Recipe) -> DataSettings:
         validation=_path(data.validation),
         test=_path(data.test),
         columns=recipe.columns,
+        other_columns=tuple(form.required for form in recipe.words.forms),
         rules=build_rules(recipe),
         contradicts=recipe.words.contradicts,
         encoding=data.encoding,
@@ -140,7 +141,8 @@ def prepare_others(recipe: Recipe) -> dict[str, Dataset]:
 def build_architecture(recipe: Recipe) -> Architecture:
     """Translate the recipe's `architecture`."""
     wanted = recipe.architecture
-    return Architecture(wanted.layers, wanted.dropout, tuple(wanted.tokens))
+    pooling = None if wanted.pooling == "native" else wanted.pooling
+    return Architecture(wanted.layers, wanted.dropout, tuple(wanted.tokens), pooling)
 
 
 def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset] | None = None) -> Session:

@@ -93,7 +93,7 @@ def load_writer(place: str, *, max_new_tokens: int | None, temperature: float, s
         return Writer(tuned.model, tuned.tokenizer, form, prompt, max_new_tokens or limit, temperature)
     source = locate(place)
     tokenizer, task = load_tokenizer(source), fit(find_task("generation").blank(), source)
-    model, _ = load_model(task.auto_class, source, tokenizer, seed)
+    model, _ = load_model(task.auto_class, source, tokenizer, seed, **task.config)
     form = "instruction" if getattr(tokenizer, "chat_template", None) else "text"
     device = find_machine().device
     return Writer(model.to(device), tokenizer, form, "{source}", max_new_tokens or 256, temperature)

@@ -12,7 +12,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -53,7 +56,7 @@ def save_tokenizer(folder: Path) -> int:
 
 
 def save_model(folder: Path, family: str) -> Path:
-    """Save a random T5 or BART with width 64."""
+    """Save a random T5, BART, or RoBERTa under a RoBERTa that decodes, with width 64."""
     torch.manual_seed(1)
     size = save_tokenizer(folder)
     shared: dict[str, Any] = {"vocab_size": size, "d_model": 64, "pad_token_id": 0, "eos_token_id": 3}
@@ -62,6 +65,13 @@ def save_model(folder: Path, family: str) -> Path:
             **shared, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0, dropout_rate=0.0
         )
         T5ForConditionalGeneration(config).save_pretrained(folder)
+    elif family == "roberta":
+        sides = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "hidden_size": 64}
+        kept = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 64}
+        tokens = {"vocab_size": size, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+        side = RobertaConfig(**sides, **kept, **tokens)
+        both = EncoderDecoderConfig.from_encoder_decoder_configs(side, side, decoder_start_token_id=2, pad_token_id=0)
+        EncoderDecoderModel(both).save_pretrained(folder)
     else:
         sides = {
             f"{side}_{key}": number
@@ -82,7 +92,7 @@ def save_model(folder: Path, family: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("family", ["t5", "bart", "roberta"])
 def test_sentences_are_learned_by_heart(family: str, tmp_path: Path) -> None:
     pairs = pl.DataFrame({"source": list(PAIRS), "target": list(PAIRS.values())})
     for split in ("train", "validation"):

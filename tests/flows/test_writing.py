@@ -9,16 +9,17 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 import alloytune
 import tiny
 from alloytune import run
 from alloytune.cli.main import console, main
-from alloytune.errors import Interrupted
+from alloytune.errors import InputError, Interrupted
 from alloytune.recipe.read import read_recipe
 from alloytune.train.loop import Step
 from alloytune.watch import Watcher
+from architectures import ARCHITECTURES
 
 INSTRUCTIONS = """
 model: {model}
@@ -196,3 +197,33 @@ def test_a_model_with_two_sides_translates(tmp_path: Path) -> None:
     assert tuned.scores["loss"] < tuned.results["start"]["values"]["loss"]
     assert tuned.predict_table(pairs.head(3)).columns == ["answer"]
     assert tuned.evaluate_table(pairs.head(9))["rows"] == 9
+
+
+def test_an_encoder_writes_without_seeing_what_comes(tmp_path: Path, bert: Path) -> None:
+    rows = [{"prompt": f"a film {n}", "completion": f" good {n}"} for n in range(40)]
+    recipe = {
+        "task": {"generation": {"generate": 2, "max_new_tokens": 3}},
+        "data": {"prompt": "prompt", "completion": "completion"},
+        "batch": 8,
+        "micro_batch": 4,
+        "stages": [{"name": "full", "train": "all", "rate": 1e-3, "until": {"updates": 2}}],
+    }
+    tuned = alloytune.tune(rows, str(bert), recipe, output=tmp_path / "run")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model").eval()
+    assert plain.config.is_decoder
+    ids = torch.tensor([[2, 7, 20, 9], [2, 7, 20, 15]])
+    with torch.inference_mode():
+        logits = plain(input_ids=ids).logits
+    assert torch.equal(logits[0, :3], logits[1, :3])
+    assert tuned.predict_table(pl.DataFrame(rows).select("prompt"))["answer"].len() == 40
+
+
+def test_an_encoder_without_a_decoder_of_its_weights_is_refused(tmp_path: Path) -> None:
+    source = ARCHITECTURES["modernbert"].save(tmp_path / "own")
+    recipe = {
+        "task": "generation",
+        "data": {"prompt": "text", "completion": "label"},
+        "stages": [{"name": "full", "train": "all"}],
+    }
+    with pytest.raises(InputError, match="is an encoder, and transformers has no decoder for its weights"):
+        alloytune.tune(tiny.make_table(40), str(source), recipe, output=tmp_path / "run")

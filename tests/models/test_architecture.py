@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, EuroBertConfig, EuroBertForMaskedLM
 
 import alloytune
 import tiny
@@ -13,7 +13,7 @@ from alloytune.models.architecture import Architecture, add_tokens
 from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.roles import find_roles
 from alloytune.models.weights import named_weights
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, PLAIN
 from conftest import TASK
 
 
@@ -45,7 +45,43 @@ def test_new_tokens_start_at_the_mean(bert: Path) -> None:
     assert tokenizer("a <url> film").input_ids[2] == len(tiny.WORDS)
 
 
+def save_eurobert(folder: Path) -> Path:
+    config = EuroBertConfig(**PLAIN)
+    EuroBertForMaskedLM(config).save_pretrained(folder)
+    tiny.make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("family", ["modernbert", "eurobert"])
+def test_the_saved_head_reads_what_the_recipe_says(family: str, pooling: str, tmp_path: Path) -> None:
+    source = save_eurobert(tmp_path / "own") if family == "eurobert" else ARCHITECTURES[family].save(tmp_path / "own")
+    recipe = {
+        "architecture": {"pooling": pooling},
+        "batch": 8,
+        "max_length": 24,
+        "stages": [{"name": "full", "train": "all", "rate": 1e-3, "until": {"updates": 2}}],
+    }
+    tuned = alloytune.tune(tiny.make_table(60), str(source), recipe, output=tmp_path / "run")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run/model").eval()
+    batch = tuned.tokenizer(["a good film", "it was that one weak plot"], padding=True, return_tensors="pt")
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    read = []
+    first = next(module for name, module in plain.named_children() if name in ("head", "dense"))
+    first.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    with torch.inference_mode():
+        logits = plain(**inputs).logits
+        states = plain.base_model(**inputs).last_hidden_state
+    parts = inputs["attention_mask"].unsqueeze(-1)
+    wanted = states[:, 0] if pooling == "cls" else (states * parts).sum(dim=1) / parts.sum(dim=1)
+    assert torch.allclose(read[0], wanted, atol=1e-5)
+    own = tuned.predict(["a good film", "it was that one weak plot"])["probability_good"]
+    assert logits.softmax(dim=1)[:, 1].tolist() == pytest.approx(own.to_list(), abs=1e-5)
+
+
 def test_what_cannot_be_changed_is_refused(bert: Path, llama: Path) -> None:
+    with pytest.raises(InputError, match=r"architecture\.pooling: the class of bert models has no choice"):
+        load_model(TASK.auto_class, str(bert), load_tokenizer(str(bert)), 0, Architecture(pooling="mean"))
     with pytest.raises(InputError, match=r"architecture\.layers: the model has 2, fewer than 7; give at most 2"):
         load_model(TASK.auto_class, str(bert), load_tokenizer(str(bert)), 0, Architecture(layers=7), **TASK.config)
     with pytest.raises(InputError, match="'film' is a token already"):

@@ -195,6 +195,12 @@ VALUES = {
     ),
     "R-Drop of sets": Wrong("task: multilabel\n" + stage("▲r_drop: 1"), "stages[0].r_drop", ("multilabel",)),
     "no layers": Wrong(top("architecture: {layers: ▲0}"), "architecture.layers", ("0", "at least 1")),
+    "pooling where nothing is pooled": Wrong(
+        top("task: tagging\narchitecture: {pooling: ▲mean}"), "architecture.pooling", ("tagging", "remove it")
+    ),
+    "pooling of vectors": Wrong(
+        top("task: embedding\narchitecture: {pooling: ▲cls}"), "architecture.pooling", ("task.embedding.pooling",)
+    ),
     "two tasks": Wrong(top("task: ▲{tagging: {}, regression: {}}"), "task", ("regression and tagging", "exactly one")),
     "threshold": Wrong(top("task: {multilabel: {threshold: ▲1.5}}"), "task.multilabel.threshold", ("1.5", "below 1")),
     "class weights in words": Wrong(

@@ -4,7 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel, LlamaConfig
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 from transformers import LlamaForCausalLM as Llama
 
 import tiny
@@ -49,6 +59,22 @@ def make_model(name: str) -> Any:
             initializer_range=0.5,
         )
         return GPT2LMHeadModel(config)
+    if name in ("bert", "roberta"):  # encoders, set up as decoders
+        kind, model_class = (BertConfig, BertLMHeadModel) if name == "bert" else (RobertaConfig, RobertaForCausalLM)
+        config = kind(
+            vocab_size=TOKENS,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=34,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            initializer_range=0.5,
+            is_decoder=True,
+        )
+        return model_class(config)
     config = LlamaConfig(
         vocab_size=TOKENS,
         hidden_size=16,
@@ -64,7 +90,7 @@ def make_model(name: str) -> Any:
     return Llama(config)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bart"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bart", "bert", "roberta"])
 def test_answers_in_a_batch_are_those_of_every_prompt_alone(name: str) -> None:
     model, tokenizer = make_model(name), tiny.make_tokenizer()
     together = write_answers(model, PROMPTS, tokenizer, 8)

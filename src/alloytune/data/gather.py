@@ -45,6 +45,7 @@ def read_sources(settings: DataSettings, table: pl.DataFrame | None) -> list[Sou
 
 
 def _choose_columns(source: Source, settings: DataSettings) -> Source:
+    _require_written_so(source, settings)
     require_columns(source.table, source.where, list(settings.columns.values()))
     number = pl.int_range(1, source.table.height + 1).cast(pl.String)
     table = source.table.select(
@@ -53,6 +54,19 @@ def _choose_columns(source: Source, settings: DataSettings) -> Source:
         *(pl.col(theirs).alias(ours) for ours, theirs in settings.columns.items()),
     )
     return Source(source.split, source.where, source.name, table)
+
+
+def _require_written_so(source: Source, settings: DataSettings) -> None:
+    """Raise an InputError for a table whose columns are those of another way of writing the task's examples."""
+    there = set(source.table.columns)
+    missing = [column for column in settings.columns.values() if column not in there]
+    other = next((columns for columns in settings.other_columns if there.issuperset(columns)), None)
+    if missing and other:
+        raise InputError(
+            source.where,
+            f'there is no column "{missing[0]}"',
+            f"name those that are there: data: {{{', '.join(f'{name}: {name}' for name in other)}}}",
+        )
 
 
 def _require_different(given: dict[str, Path]) -> None:

@@ -36,9 +36,10 @@ class DataSettings:
     """Where the examples are and how to make splits of them.
 
     `columns` are the names in the tables of the columns that the task knows, by its own names; `rules` say what it
-    makes of them. Where `contradicts`, one text with two answers is a mistake in the data. `train` is None when a table
-    is handed over in memory. A missing `validation` or `test` is cut from train. `rows` is the most rows of train to
-    use, those cut off included, drawn after cleaning.
+    makes of them; `other_columns` are those of the other ways of writing its examples. Where `contradicts`, one text
+    with two answers is a mistake in the data. `train` is None when a table is handed over in memory. A missing
+    `validation` or `test` is cut from train. `rows` is the most rows of train to use, those cut off included, drawn
+    after cleaning.
     """
 
     train: Path | None
@@ -46,6 +47,7 @@ class DataSettings:
     test: Path | None = None
     columns: Mapping[str, str] = field(default_factory=lambda: {"text": "text", "label": "label"})
     rules: Rules = field(default_factory=lambda: Rules(("text",), ("label",), mended=("text",)))
+    other_columns: tuple[tuple[str, ...], ...] = ()
     contradicts: bool = True
     encoding: str = "utf-8"
     rows: int | None = None

@@ -1,4 +1,4 @@
-"""Changes to a pretrained model before it is trained: fewer layers, other dropout, more tokens."""
+"""Changes to a pretrained model before it is trained: fewer layers, other dropout, another pooling, more tokens."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +12,22 @@ from alloytune.errors import InputError
 from alloytune.models.roles import Roles
 
 _LAYERS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
+_POOLING = "classifier_pooling"  # the one choice of pooling in transformers' configs that leaves padding out
+_POOLED_AS = {"eurobert": {"cls": "bos"}}  # what others call by another name
 _DROPOUT = re.compile(r"(^|_)(dropout|pdrop|dropout_prob|dropout_rate)$")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is changed. `layers` is how many are kept, `tokens` are new ones; None changes nothing."""
+    """What is changed. `layers` is how many are kept, `tokens` are new ones; None changes nothing.
+
+    `pooling` is what the head of a sequence reads, `cls` or `mean`.
+    """
 
     layers: int | None = None
     dropout: float | None = None
     tokens: tuple[str, ...] = ()
+    pooling: str | None = None
 
     @property
     def changes(self) -> bool:
@@ -29,7 +35,7 @@ class Architecture:
         return self != Architecture()
 
     def adjust(self, settings: Any) -> None:
-        """Write layers and dropout into a config; raises InputError where it has no such thing."""
+        """Write layers, dropout and pooling into a config; raises InputError where it has no such thing."""
         text = settings.get_text_config()
         if self.layers is not None:
             if self.layers > text.num_hidden_layers:
@@ -49,6 +55,14 @@ class Architecture:
                 raise InputError("architecture.dropout", "this model has no place for dropout", "remove it")
             for key in keys:
                 setattr(text, key, self.dropout)
+        if self.pooling is not None:
+            if not hasattr(text, _POOLING):
+                raise InputError(
+                    "architecture.pooling",
+                    f"the class of {text.model_type} models has no choice of it in transformers",
+                    "remove it, or choose a model that has one, such as ModernBERT",
+                )
+            setattr(text, _POOLING, _POOLED_AS.get(text.model_type, {}).get(self.pooling, self.pooling))
 
     def require(self, roles: Roles) -> None:
         """Raise InputError where a config did not bring about as many layers as are wanted."""

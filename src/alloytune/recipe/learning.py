@@ -29,6 +29,7 @@ def check_learning(recipe: Recipe) -> Iterator[Mistake]:
     yield from _check_rows(recipe, TASK, ("data",))
     yield from _check_writing(recipe, TASK, ("data",))
     yield from _check_metric(recipe.metric, ("metric",), recipe)
+    yield from _check_pooling(recipe)
     for learner, own in recipe.learners.items():
         yield from _check_own(recipe, learner, own)
     for index, stage in enumerate(recipe.stages):
@@ -60,6 +61,16 @@ def _check_own(recipe: Recipe, learner: Learner, own: Stage | OwnView) -> Iterat
 def _check_rows(recipe: Recipe, task_path: KeyPath, path: KeyPath) -> Iterator[Mistake]:
     yield from _check_columns(recipe, task_path, path)
     yield from _check_stratify(recipe, task_path, path)
+
+
+def _check_pooling(recipe: Recipe) -> Iterator[Mistake]:
+    """A pooling is said for a head that reads one vector of a text."""
+    views = [recipe, *(recipe.view(index) for index in range(len(recipe.stages)))]
+    if recipe.architecture.pooling != "native" and not any(view.words.pools for view in views):
+        message = f"the head of {recipe.task_name} reads no vector of a whole text; remove it"
+        if recipe.task_name == "embedding":
+            message = "vectors of texts are pooled as task.embedding.pooling says; give it there"
+        yield Mistake(("architecture", "pooling"), message, about=(TASK,))
 
 
 def _check_borrowed(recipe: Recipe, view: Recipe, path: KeyPath, learner: str) -> Iterator[Mistake]:

@@ -32,7 +32,8 @@ class TaskWords:
     `forms`: the ways of writing examples, the first for tables whose columns bear the keys' names. `metrics`: the first
     is what counts where nothing is said. `contradicts`: rows of the same text with different answers are a mistake in
     the data. `stratifies`: a row has one label, whose share splits can keep. `regularises`: the stage's regularisers
-    that mean something. `undivided`: the loss holds the examples of an update against each other.
+    that mean something. `undivided`: the loss holds the examples of an update against each other. `pools`: the head
+    reads one vector of a text, as the model's class makes it.
     """
 
     about: str
@@ -42,6 +43,7 @@ class TaskWords:
     stratifies: bool = False
     regularises: tuple[str, ...] = ()
     undivided: bool = False
+    pools: bool = False
 
     def form(self, given: Collection[str]) -> Form | None:
         """Give the first form that has all of these keys."""
@@ -61,17 +63,20 @@ TASKS = {
         forms=(Form(("text", "text_pair", "label"), optional=("text_pair",)),),
         metrics=("macro_f1", "accuracy", "loss", "calibration_error"),
         stratifies=True,
+        pools=True,
         regularises=("label_smoothing", "r_drop"),
     ),
     "multilabel": TaskWords(
         about="any number of labels for a text or a pair of texts",
         forms=(Form(("text", "text_pair", "labels"), optional=("text_pair",)),),
         metrics=("micro_f1", "macro_f1", "average_precision", "loss"),
+        pools=True,
     ),
     "regression": TaskWords(
         about="a number for a text or a pair of texts",
         forms=(Form(("text", "text_pair", "label"), optional=("text_pair",)),),
         metrics=("r2", "mae", "pearson", "spearman", "loss"),
+        pools=True,
     ),
     "tagging": TaskWords(
         about="entities in a sentence, by tags of its tokens or spans of its characters",

@@ -4,6 +4,8 @@ from typing import Literal
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
+from alloytune.errors import InputError
+
 Objective = Literal["masked", "next"]
 
 
@@ -18,3 +20,16 @@ def objective_of(source: str) -> Objective | None:
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not is_decoder:
         return "masked"
     return "next" if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else None
+
+
+def decoder_setting(source: str) -> dict[str, bool]:
+    """Give what makes an encoder's config that of a decoder, so that no token sees a later one; nothing for decoders.
+
+    Raises InputError for an encoder that transformers cannot set up so.
+    """
+    if objective_of(source) != "masked":
+        return {}
+    if not hasattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "is_decoder"):
+        what = f"{source!r} is an encoder, and transformers has no decoder for its weights"
+        raise InputError("model", what, "choose a decoder, or an encoder with a decoder")
+    return {"is_decoder": True}

@@ -19,6 +19,7 @@ from alloytune.data.rules import Rules
 from alloytune.tasks.answering import write_answers
 from alloytune.tasks.asked import ask, form_of, rules_for
 from alloytune.tasks.dialogue import UnfitChatError
+from alloytune.tasks.objectives import decoder_setting
 from alloytune.tasks.packing import can_pack, pack
 from alloytune.tasks.replies import NOT_LEARNED, Tokenized, tokenize_reply, tokenize_sides
 from alloytune.tasks.target_logits import target_logits
@@ -61,6 +62,7 @@ class Writing:
 
     columns: tuple[str, ...]
     is_two_sided: bool = False
+    is_encoder: bool = False  # set up as a decoder
     prompt: str | None = None  # the usual one for the model's kind where None, until the task is fitted
     packing: bool = True
     generate: int = 64
@@ -89,7 +91,8 @@ class Writing:
     @classmethod
     def recall(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Self:
         """Take the columns, what was found of the model, and the settings."""
-        found = {"columns": tuple(learned["columns"]), "is_two_sided": learned.get("is_two_sided", False)}
+        found = {key: learned.get(key, False) for key in ("is_two_sided", "is_encoder")}
+        found["columns"] = tuple(learned["columns"])
         return cls(**{**settings, **found, "prompt": learned.get("prompt", settings.get("prompt"))})
 
     @classmethod
@@ -100,18 +103,28 @@ class Writing:
     @property
     def learned(self) -> dict[str, Any]:
         """Give the columns, and what was found of the model."""
-        return {"columns": list(self.columns), "is_two_sided": self.is_two_sided, "prompt": self.prompt}
+        return {
+            "columns": list(self.columns),
+            "is_two_sided": self.is_two_sided,
+            "is_encoder": self.is_encoder,
+            "prompt": self.prompt,
+        }
 
     @property
     def config(self) -> dict[str, Any]:
-        """Give nothing: a language model has its head."""
-        return {}
+        """Give what sets an encoder up as a decoder; else nothing, as a language model has its head."""
+        return {"is_decoder": True} if self.is_encoder else {}
 
     def fitted(self, source: str) -> Self:
-        """Look whether a model is an encoder with a decoder, and ask it as its kind is asked."""
+        """Look whether a model is an encoder with a decoder, and ask it as its kind is asked.
+
+        An encoder alone writes as a decoder does, with its own weights, where transformers can set it up so.
+        """
         is_two_sided = bool(AutoConfig.from_pretrained(source, trust_remote_code=False).is_encoder_decoder)
         usual = "{source}" if is_two_sided else self.asks
-        return replace(self, is_two_sided=is_two_sided, prompt=usual if self.prompt is None else self.prompt)
+        is_encoder = not is_two_sided and bool(decoder_setting(source))
+        prompt = usual if self.prompt is None else self.prompt
+        return replace(self, is_two_sided=is_two_sided, is_encoder=is_encoder, prompt=prompt)
 
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize rows; an answer is written for the first `generate` of them, and for all that have none."""

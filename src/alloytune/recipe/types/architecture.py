@@ -1,6 +1,6 @@
 """The part of a recipe that changes the model before its first stage."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,13 @@ class Architecture(Part):
         None,
         description=(
             "Dropout throughout the model, written into its config; `dropout` in a stage is for that stage alone."
+        ),
+    )
+    pooling: Literal["native", "cls", "mean"] = Field(
+        "native",
+        description=(
+            "What the head of labels or of a number reads: as the model's class has it, the first token, or the mean. "
+            "Models whose class has a choice: ModernBERT, EuroBERT."
         ),
     )
     tokens: list[Annotated[str, Field(min_length=1)]] = Field(
