@@ -1,5 +1,6 @@
 """What frozen layers gave, kept and read back: nothing stale, nothing that depends on batches, nothing lost on disk."""
 
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import tiny
+from alloytune.errors import InputError
 from alloytune.machine import Machine
 from alloytune.models.frozen_prefix import FrozenPrefix, find_frozen_prefix
 from alloytune.models.load import load_model, load_tokenizer
@@ -185,6 +187,13 @@ def test_what_lies_on_disk_is_the_same_to_the_bit(bert: Path) -> None:
     assert [shelf.on_disk for shelf in shelves[:2]] == [0, total]
     assert 0 < shelves[2].in_memory < total
     assert shelves[2].num_bytes == total
+
+
+def test_a_disk_without_room_is_named(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    trained = Trained(bert)
+    with pytest.raises(InputError, match=r"absent has no room .* set cache: false"):
+        trained.train(trained.reader(Shelf(0)))
 
 
 def test_a_resume_reads_the_same_bits(bert: Path) -> None:
