@@ -17,6 +17,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from alloytune.data.rules import Counts, Given, Rules
 from alloytune.errors import InputError
+from alloytune.tasks.aligning import align, blanks_of, glued_words
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_known, sort_naturally
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import row_names
@@ -28,7 +29,7 @@ IGNORED = -100  # the target of a position that carries no loss
 
 @dataclass(frozen=True)
 class Tagged:
-    """The words of an example: the sentence, and the position of the first token of each word that has one."""
+    """The words of an example: the sentence, and the position of the token that stands for each word that has one."""
 
     sentence: Sentence
     positions: dict[int, int]  # word -> token
@@ -36,7 +37,7 @@ class Tagged:
 
 @dataclass(frozen=True)
 class Tagging:
-    """A tag for every word; the loss is cross-entropy at the first token of each. `labels` are the tags.
+    """A tag for every word; the loss is cross-entropy at one token of each. `labels` are the tags.
 
     Where `of_spans`, rows are texts with spans of characters, not tokens with tags.
     """
@@ -89,7 +90,7 @@ class Tagging:
         return label_config(self.labels)
 
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
-        """Tokenize words; tags are for the first token of each.
+        """Tokenize words; tags are for the first token of each that is more than a blank.
 
         Words beyond the limit have no tag and are answered with O. Rows in which no word becomes a token are left out.
         """
@@ -99,19 +100,17 @@ class Tagging:
         self._require_known(sentences)
         if not sentences:
             return Encoded([])
-        words = [sentence.words for sentence in sentences]
-        encoded = tokenizer(words, is_split_into_words=True, truncation=max_length is not None, max_length=max_length)
+        encoded = tokenizer([sentence.words for sentence in sentences], is_split_into_words=True)
         keys = [key for key in encoded if key != "attention_mask"]
+        is_blank = blanks_of(tokenizer)
         examples, left_out, num_cut = [], [], 0
         for n, (row, sentence) in enumerate(zip(rows, sentences, strict=True)):
-            positions: dict[int, int] = {}
-            for place, word in enumerate(encoded.word_ids(n)):
-                if word is not None:
-                    positions.setdefault(word, place)
-            num_cut += bool(sentence.words) and max(positions, default=-1) < len(sentence.words) - 1
-            if positions:
-                inputs = {key: encoded[key][n] for key in keys}
-                examples.append(Example(row, inputs, Tagged(sentence, positions)))
+            glued = glued_words(sentence.offsets)
+            found = align(encoded["input_ids"][n], encoded.word_ids(n), glued, is_blank, max_length)
+            num_cut += bool(sentence.words) and max(found.positions, default=-1) < len(sentence.words) - 1
+            if found.positions:
+                inputs = {key: [encoded[key][n][place] for place in found.kept] for key in keys}
+                examples.append(Example(row, inputs, Tagged(sentence, found.positions)))
             else:
                 left_out.append((row, "no word becomes a token"))
         return Encoded(examples, num_cut, tuple(left_out))
