@@ -270,11 +270,18 @@ def _observe(model: nn.Module, layers: Sequence[nn.Module], examine: Callable[[]
             seen.runs[module] = _Run(args, kwargs, output)
 
     with ExitStack() as stack:
-        for module in model.modules():
+        for module in dict.fromkeys(_but_adapted(model)):
             stack.callback(module.register_forward_pre_hook(begin).remove)
             stack.callback(module.register_forward_hook(end, with_kwargs=True).remove)
         examine()
     return seen
+
+
+def _but_adapted(module: nn.Module) -> Iterator[nn.Module]:
+    """Give all modules but those within an adapted layer, of which some read the weights and warn of hooks."""
+    yield module
+    for inner in () if isinstance(module, BaseTunerLayer) else module.children():
+        yield from _but_adapted(inner)
 
 
 def _chain(stack: Sequence[nn.Module], seen: _Seen, *, adapters: bool) -> Chain | None:

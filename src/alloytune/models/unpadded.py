@@ -116,9 +116,11 @@ def _hooked(model: nn.Module, layers: Sequence[nn.Module], *, only_training: boo
 
     def pad(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         layout = padded_attention.layout
-        if layout is None:
+        hidden = output if isinstance(output, Tensor) else output[0]
+        if layout is None or hidden.shape[:2] != (1, len(layout.places)):  # a layer that something padded stands in for
             return None
-        return layout.pad(output) if isinstance(output, Tensor) else (layout.pad(output[0]), *output[1:])
+        padded = layout.pad(hidden)
+        return padded if isinstance(output, Tensor) else (padded, *output[1:])
 
     handles = [
         model.register_forward_pre_hook(begin, with_kwargs=True),
