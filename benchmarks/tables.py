@@ -25,7 +25,7 @@ LABELS = ("positive", "negative")
 
 SEED = 7
 REVIEWS = {"train": 2000, "validation": 500, "test": 5000}
-SENTENCES = {"train": 1200, "validation": 200, "test": 1000}
+SENTENCES = {"train": 2500, "validation": 300, "test": 1500}
 PACKAGES = {"train": 2000, "validation": 300, "test": 1500}
 SHORTEST, LONGEST = 10, 60  # characters of a sentence with entities
 ENTITIES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alloytune.data.prepare import Dataset, prepare
 from alloytune.data.rules import Rules
@@ -23,7 +24,7 @@ from alloytune.models.architecture import Architecture
 from alloytune.models.combine import Combination
 from alloytune.models.folder import read_folder
 from alloytune.models.heads import MAIN
-from alloytune.models.load import load_model, load_tokenizer, require_config, token_limit
+from alloytune.models.load import load_model, load_tokenizer, require_config, start_outputs, token_limit
 from alloytune.models.methods import METHODS, Method
 from alloytune.models.roles import Roles
 from alloytune.models.source import locate
@@ -47,7 +48,7 @@ from alloytune.recipe.types.stage import Stage, retry_of
 from alloytune.recipe.types.values import PRETRAINED, read_interval, read_multiplier
 from alloytune.selected import Selected
 from alloytune.selection import REHEARSAL, Chooser, resolve, select
-from alloytune.tasks.abilities import FitsModel, Undivided, Varying
+from alloytune.tasks.abilities import FitsModel, StartsOutputs, Undivided, Varying
 from alloytune.tasks.task import Batch, Example, Task, find_task
 from alloytune.train.activations import Activations
 from alloytune.train.batches import Updates
@@ -97,9 +98,7 @@ class Session:
 
     def pretrained_weights(self) -> Weights:
         """Load the model anew, and give its weights as they were before the first stage, in main memory."""
-        task = self.task
-        changed = build_architecture(self.recipe)
-        model, _ = load_model(task.auto_class, self.source, self.tokenizer, self.recipe.seed, changed, **task.config)
+        model, _ = _load(self.task, self.source, self.tokenizer, self.recipe)
         return {name: weight.detach() for name, weight in named_weights(model).items()}
 
 
@@ -156,7 +155,7 @@ def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset
     task = fit(find_task(recipe.task_name).learn(recipe.task_settings, dataset.train), source)
     architecture = build_architecture(recipe)
     tokenizer = load_tokenizer(source, architecture.tokens)
-    model, fresh = load_model(task.auto_class, source, tokenizer, recipe.seed, architecture, **task.config)
+    model, fresh = _load(task, source, tokenizer, recipe)
     max_length = token_limit(model, tokenizer, recipe.max_length)
     learnings = {MAIN: encode_splits(task, dataset, tokenizer, max_length, "data")}
     state = ModelState(model, fresh, reshaped=architecture.changes)
@@ -167,6 +166,17 @@ def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset
             session, name, learner, (others or {}).get(name) or _rows_around(learner, session, dataset, others)
         )
     return session
+
+
+def _load(
+    task: Task, source: str, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """Load the model as the recipe changes it, its head as the task starts it; also name the fresh weights."""
+    architecture = build_architecture(recipe)
+    model, fresh = load_model(task.auto_class, source, tokenizer, recipe.seed, architecture, **task.config)
+    if isinstance(task, StartsOutputs) and task.first_outputs:
+        start_outputs(model, fresh, task.first_outputs)
+    return model, fresh
 
 
 def _rows_around(learner: Learner, session: Session, dataset: Dataset, others: Mapping[str, Dataset] | None) -> Dataset:
@@ -180,8 +190,7 @@ def _add_learning(session: Session, name: str, learner: Learner, dataset: Datase
     recipe, tokenizer = session.recipe, session.tokenizer
     view = recipe.view(*learner)
     task = fit(find_task(view.task_name).learn(view.task_settings, dataset.train), session.source)
-    changed = build_architecture(recipe)
-    model, fresh = load_model(task.auto_class, session.source, tokenizer, recipe.seed, changed, **task.config)
+    model, fresh = _load(task, session.source, tokenizer, recipe)
     where = f"{dotted(path_of(learner))}.data" if recipe.learners[learner].data else "data"
     session.learnings[name] = encode_splits(task, dataset, tokenizer, session.max_length, where)
     session.state.add_head(name, model, fresh)

@@ -19,9 +19,10 @@ from transformers import (
 
 import tiny
 from alloytune.errors import InputError
-from alloytune.models.load import load_model, load_tokenizer, token_limit
+from alloytune.models.load import load_model, load_tokenizer, start_outputs, token_limit
 from alloytune.models.source import fingerprint
 from alloytune.tasks.classification import Classification
+from alloytune.tasks.labels import label_config
 from architectures import ARCHITECTURES
 
 HEAD = {"classifier.weight", "classifier.bias"}
@@ -213,3 +214,15 @@ def test_the_fingerprint_of_a_hub_model_is_its_commit(
         assert fingerprint("org/name") == commit
     assert fingerprint("org/other") is None
     assert fingerprint(str(bert)) == fingerprint(str(tmp_path / "models--org--name/snapshots" / commit))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+def test_a_fresh_head_begins_with_what_it_is_told(family: str, tmp_path: Path) -> None:
+    source = str(ARCHITECTURES[family].save(tmp_path))
+    labels = label_config([str(number) for number in range(tiny.WIDTH)])  # as many as the head is wide
+    model, fresh = load_model(AutoModelForSequenceClassification, source, load_tokenizer(source), 0, **labels)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    start_outputs(model, fresh, [float(number) for number in range(tiny.WIDTH)])
+    changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    outputs = {"bert": {"classifier.bias"}, "roberta": {"classifier.out_proj.bias"}, "llama": set()}
+    assert changed == outputs[family]

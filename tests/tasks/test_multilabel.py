@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.special import expit
 from sklearn.metrics import f1_score, label_ranking_average_precision_score, log_loss
 
 from alloytune.errors import InputError
@@ -42,6 +43,11 @@ def test_values_are_those_of_scikit_learn() -> None:
 def test_average_precision_by_hand() -> None:
     assert average_precision(np.array([1, 0, 1]), np.array([3.0, 2.0, 1.0])) == pytest.approx(5 / 6)
     assert average_precision(np.array([0, 0, 0]), np.array([3.0, 2.0, 1.0])) == 1.0
+
+
+def test_the_head_begins_at_the_shares_of_the_labels() -> None:
+    task = Multilabel.learn(JSON, pl.DataFrame({"labels": ['["a"]'] * 30 + ["[]"] * 69 + ['["a", "b"]']}))
+    assert expit(task.first_outputs) == pytest.approx([0.31, 0.01], abs=0.01)
 
 
 def test_thresholds_are_tuned() -> None:

@@ -75,6 +75,12 @@ def test_values_are_those_of_seqeval(bert: Path, table: pl.DataFrame) -> None:
     assert values["recall"] == pytest.approx(recall_score(true, found))
 
 
+def test_the_head_begins_at_the_shares_of_the_tags() -> None:
+    task = Tagging.learn({}, pl.concat([row(["a", "good"], ["O", "B-PRAISE"]), row(["a"] * 98, ["O"] * 98)]))
+    assert task.labels == ("O", "B-PRAISE", "I-PRAISE")
+    assert np.exp(task.first_outputs) == pytest.approx([0.98, 0.015, 0.005], abs=0.002)
+
+
 def test_spans_come_back_as_they_were() -> None:
     text = "北京 is fine, so-so"
     offsets = [(0, 1), (1, 2), (3, 5), (6, 10), (10, 11), (12, 14), (14, 15), (15, 17)]

@@ -96,6 +96,18 @@ def load_model(
     return model, fresh
 
 
+@torch.no_grad()
+def start_outputs(model: PreTrainedModel, fresh: frozenset[str], outputs: Sequence[float]) -> None:
+    """Let a fresh head begin with these outputs, by the bias of its last layer; one without a bias stays as it is."""
+    biases = [
+        weight
+        for name, weight in model.named_parameters()
+        if name in fresh and name.endswith("bias") and len(weight) == len(outputs)
+    ]
+    for bias in biases[-1:]:
+        bias.copy_(torch.tensor(outputs))
+
+
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int | None:
     """Give the tokens per example that the model can read, at most `wanted`; None where nothing limits them."""
     known = [limit for limit in (tokenizer.model_max_length, _num_positions(model)) if 0 < limit < _NO_LIMIT]

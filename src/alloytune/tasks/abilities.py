@@ -45,6 +45,15 @@ class FitsModel(Protocol):
 
 
 @runtime_checkable
+class StartsOutputs(Protocol):
+    """A task that knows what its head should put out before anything is learned."""
+
+    @property
+    def first_outputs(self) -> tuple[float, ...] | None:
+        """Give them, one for each output; None where they are not known."""
+
+
+@runtime_checkable
 class WritesFiles(Protocol):
     """A task that adds files of its own to a saved model."""
 

@@ -1,5 +1,6 @@
 """Multilabel classification: any number of labels for a text or a pair of texts."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,13 +29,15 @@ class Multilabel:
     """Any number of labels per text; the loss is binary cross-entropy, averaged over the labels.
 
     A label is predicted where its probability is at least its threshold. `thresholds` stand in the order of `labels`.
-    `tuning` says how they are chosen on validation: one for all, one for each, or not at all.
+    `tuning` says how they are chosen on validation: one for all, one for each, or not at all. `first_outputs` are the
+    log-odds of the labels in training, where the head begins.
     """
 
     labels: tuple[str, ...]
     thresholds: tuple[float, ...]
     tuning: str | float = "tuned"
     separator: str | None = None
+    first_outputs: tuple[float, ...] | None = None
     auto_class: ClassVar[Any] = AutoModelForSequenceClassification
     pipeline: ClassVar[str] = "text-classification"
     tunes: ClassVar[bool] = True
@@ -56,9 +59,10 @@ class Multilabel:
     @classmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
         """Learn the labels, in natural order."""
-        labels = tuple(_count(train))
+        counts = _count(train)
         start = settings["threshold"] if isinstance(settings["threshold"], float) else 0.5
-        return cls(labels, (start,) * len(labels), settings["threshold"], settings["separator"])
+        odds = tuple(math.log((count + 0.5) / (train.height - count + 0.5)) for count in counts.values())
+        return cls(tuple(counts), (start,) * len(counts), settings["threshold"], settings["separator"], odds)
 
     @classmethod
     def recall(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Self:

@@ -1,6 +1,7 @@
 """Tagging: entities in a sentence, by tags of its words."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,11 +40,13 @@ class Tagged:
 class Tagging:
     """A tag for every word; the loss is cross-entropy at one token of each. `labels` are the tags.
 
-    Where `of_spans`, rows are texts with spans of characters, not tokens with tags.
+    Where `of_spans`, rows are texts with spans of characters, not tokens with tags. `first_outputs` are the logarithms
+    of the tags' shares in training, where the head begins.
     """
 
     labels: tuple[str, ...]
     of_spans: bool = False
+    first_outputs: tuple[float, ...] | None = None
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
     pipeline: ClassVar[str] = "token-classification"
     tunes: ClassVar[bool] = False
@@ -64,10 +67,13 @@ class Tagging:
     @classmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
         """Learn the tags: O first, then for each type those that there are, B- and I- in any case."""
-        tags = {tag for sentence in read_sentences(train) for tag in sentence.tags or ()} - {OUTSIDE}
+        counts = Counter(tag for sentence in read_sentences(train) for tag in sentence.tags or ())
+        tags = set(counts) - {OUTSIDE}
         whole = tags | {f"{start}-{tag[2:]}" for tag in tags for start in "BI"}
         ordered = sorted(whole, key=lambda tag: (tag[2:], tag[0]))
-        return cls((OUTSIDE, *ordered), "spans" in train.columns)
+        labels = (OUTSIDE, *ordered)
+        shares = tuple(math.log((counts[label] + 0.5) / (counts.total() + 0.5 * len(labels))) for label in labels)
+        return cls(labels, "spans" in train.columns, shares)
 
     @classmethod
     def recall(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Self:
