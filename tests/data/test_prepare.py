@@ -171,6 +171,7 @@ def test_other_seeds_give_other_splits() -> None:
     assert prepared(rows, seed=1).test.equals(prepared(rows, seed=1).test)
 
 
+@pytest.mark.slow
 def test_another_hash_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     texts = [f"RT @u{n}: {sentence(n % 60)}" + " &amp; more" * (n % 2) for n in range(90)]
     path = write(tmp_path / "dirty.csv", pl.DataFrame({"text": texts, "label": ["ab"[n % 60 % 2] for n in range(90)]}))

@@ -95,6 +95,7 @@ def test_pairs_and_integer_labels(bert: Path, tmp_path: Path) -> None:
     assert nothing_kept.scores == tuned.results["start"]["values"]
 
 
+@pytest.mark.slow
 def test_full_and_adapter_in_one_stage_twice_gives_the_same_bytes(bert: Path, tmp_path: Path) -> None:
     recipe = alloytune.Recipe(
         model=str(bert),
@@ -149,6 +150,7 @@ def test_outputs_that_are_no_numbers_stop_the_run(bert: Path, tmp_path: Path) ->
     assert not (tmp_path / "run/stages/01-lora/result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_with_one_line_and_the_run_goes_on_later(bert: Path, tmp_path: Path) -> None:
     TABLE.write_csv(tmp_path / "table.csv")
     words = f"{sys.executable} -m alloytune.cli.main"

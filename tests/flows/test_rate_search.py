@@ -47,6 +47,7 @@ def start(place: Path, bert: Path, watcher: Watcher) -> RunFolder:
     return run.start(read, place, watcher)
 
 
+@pytest.mark.slow
 def test_found_rates_are_written_and_a_resume_goes_on_with_them(tmp_path: Path, bert: Path) -> None:
     alone = start(tmp_path / "alone", bert, Watcher())
     searched = json.loads((tmp_path / "alone/stages/02-both/rates.json").read_text())

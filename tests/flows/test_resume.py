@@ -128,6 +128,7 @@ def test_killed_once_each_at_twenty_random_moments(tmp_path: Path, bert: Path) -
     pytest.fail(f"only {kills} of 40 runs lived long enough to be killed")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, bert: Path) -> None:
     recipe = write_recipe(tmp_path, bert)
     assert life(recipe, tmp_path / "alone") == 0
