@@ -62,9 +62,8 @@ class Layout:
         return padded.flatten(0, 1).index_select(0, self.places)[None]
 
     def _put_back(self, stripped: Tensor) -> Tensor:
-        with_zero = torch.cat(
-            [stripped[0], stripped.new_zeros(1, *stripped.shape[2:])]
-        )  # index_copy takes 3 times this
+        # a row of zeros for all padding to take: index_copy into zeros takes three times as long
+        with_zero = torch.cat([stripped[0], stripped.new_zeros(1, *stripped.shape[2:])])
         return with_zero.index_select(0, self.tokens).view(self.rows, self.length, *stripped.shape[2:])
 
 
