@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import tiny
+from alloytune.models import save
 from alloytune.models.load import load_model, load_tokenizer, quiet
 from alloytune.models.state import ModelState
 from alloytune.tasks.classification import Classification
+from forking import reload_in_forked_process
 
 TASK = Classification(("bad", "good"))
 
@@ -24,6 +26,13 @@ TASK = Classification(("bad", "good"))
 def _one_thread() -> None:
     torch.set_num_threads(1)
     quiet()
+
+
+@pytest.fixture(autouse=True)
+def _reload_by_forking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the imports of a new interpreter, but where a test is about that or runs the real model."""
+    if not {"new_interpreter", "slow"} & {mark.name for mark in request.node.iter_markers()}:
+        monkeypatch.setattr(save, "_reload_in_fresh_process", reload_in_forked_process)
 
 
 @pytest.fixture(scope="session")

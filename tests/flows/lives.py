@@ -1,6 +1,5 @@
 """A run that is killed and goes on, in processes that a server forks: torch is loaded once, not for each life."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -9,18 +8,18 @@ from pathlib import Path
 import torch
 
 from alloytune import run
+from alloytune.models import save
 from alloytune.models.load import quiet
 from alloytune.recipe.read import read_recipe
 from alloytune.watch import Watcher
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["alloytune.run"])  # with torch and all; this file itself is not on the server's path
+from forking import CONTEXT, reload_in_forked_process
 
 
 def live(recipe: str, output: str) -> None:
     """Start the run, or go on with it."""
     torch.set_num_threads(1)
     quiet()
+    save._reload_in_fresh_process = reload_in_forked_process
     os.chdir(Path(recipe).parent)
     if (Path(output) / "resolved.json").exists():
         run.resume(Path(output), Watcher())

@@ -79,6 +79,7 @@ def place(tmp_path: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.new_interpreter
 def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     done = command("train", "recipe.yaml", "--output", "run")
     assert done.code == 0, done.err

@@ -122,18 +122,23 @@ def verify_saved(
 
 
 def _outputs_when_reloaded(request: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Run `reload.py` in a fresh process; give the outputs by folder."""
+    """Have a fresh process load the folders; give its outputs by folder."""
     with tempfile.TemporaryDirectory() as scratch:
         asked, answer = Path(scratch) / "request.json", Path(scratch) / "answer.npz"
         asked.write_text(json.dumps(request), encoding="utf-8")
-        script = Path(__file__).with_name("reload.py")
-        done = subprocess.run(
-            [sys.executable, "-P", str(script), str(asked), str(answer)], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise VerificationError(f"what was saved does not load again ({last}); do not use it")
+        _reload_in_fresh_process(asked, answer)
         return dict(np.load(answer))
+
+
+def _reload_in_fresh_process(asked: Path, answer: Path) -> None:
+    """Run `reload.py`; raise VerificationError with the last line of its complaint where it fails."""
+    script = Path(__file__).with_name("reload.py")
+    done = subprocess.run(
+        [sys.executable, "-P", str(script), str(asked), str(answer)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise VerificationError(f"what was saved does not load again ({last}); do not use it")
 
 
 def _save_model(state: ModelState, tokenizer: PreTrainedTokenizerBase, places: Places, path: Path, card: str) -> None:
