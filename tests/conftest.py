@@ -1,4 +1,7 @@
-"""One torch thread and no hub, for every test; tiny models for those that ask."""
+"""One torch thread and no hub, for every test; tiny models for those that ask.
+
+Fixtures import what they need: the process that hands out the tests would load torch and transformers for nothing.
+"""
 
 import os
 
@@ -8,22 +11,20 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["ALLOYTUNE_RECIPES"] = ""  # none of the user's own
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-import tiny
-from alloytune.models import save
-from alloytune.models.load import load_model, load_tokenizer, quiet
-from alloytune.models.state import ModelState
-from alloytune.tasks.classification import Classification
-from forking import reload_in_forked_process
-
-TASK = Classification(("bad", "good"))
+if TYPE_CHECKING:
+    from alloytune.models.state import ModelState
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
+    import torch
+
+    from alloytune.models.load import quiet
+
     torch.set_num_threads(1)
     quiet()
 
@@ -31,27 +32,41 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _reload_by_forking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the imports of a new interpreter, but where a test is about that or runs the real model."""
+    from alloytune.models import save
+    from forking import reload_in_forked_process
+
     if not {"new_interpreter", "slow"} & {mark.name for mark in request.node.iter_markers()}:
         monkeypatch.setattr(save, "_reload_in_fresh_process", reload_in_forked_process)
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny
+
     return tiny.save_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny
+
     return tiny.save_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny
+
     return tiny.save_gpt2(tmp_path_factory.mktemp("gpt2"))
 
 
 @pytest.fixture
-def state(bert: Path) -> ModelState:
+def state(bert: Path) -> "ModelState":
     """Give a tiny BERT with a head for two labels."""
-    model, fresh = load_model(TASK.auto_class, str(bert), load_tokenizer(str(bert)), 0, **TASK.config)
+    import tiny
+    from alloytune.models.load import load_model, load_tokenizer
+    from alloytune.models.state import ModelState
+
+    task = tiny.TASK
+    model, fresh = load_model(task.auto_class, str(bert), load_tokenizer(str(bert)), 0, **task.config)
     return ModelState(model, fresh)

@@ -19,7 +19,7 @@ from alloytune.models.weights import copy_weights, named_weights
 from alloytune.pace import make_stage_optimizer
 from alloytune.recipe.read import recipe_from
 from alloytune.selection import REHEARSAL, resolve
-from conftest import TASK
+from tiny import TASK
 
 
 def session(state: ModelState, bert: Path, *, attached: bool = False, **stage: object) -> Session:

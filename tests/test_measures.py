@@ -20,7 +20,7 @@ from alloytune.recipe.read import recipe_from
 from alloytune.record.folder import StageFolder
 from alloytune.selection import resolve, select
 from alloytune.stages import begin_stage
-from conftest import TASK
+from tiny import TASK
 
 
 def session(state: ModelState, bert: Path, seed: int = 3, **stage: object) -> Session:

@@ -10,7 +10,7 @@ from alloytune.measures import Measures
 from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.roles import Roles, find_roles
 from alloytune.selection import REHEARSAL, nearest, resolve, select
-from conftest import TASK
+from tiny import TASK
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from alloytune.tasks.classification import Classification
+
 GOOD = ("fine", "good", "great", "lovely", "superb")
 BAD = ("awful", "bad", "dull", "poor", "weak")
 PLAIN = ("a", "and", "book", "film", "it", "meal", "one", "plot", "room", "show", "that", "the", "this", "was", "we")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = (*SPECIAL, *GOOD, *BAD, *PLAIN, *(str(number) for number in range(60)))
 WIDTH = 16
+TASK = Classification(("bad", "good"))
 
 
 def make_table(rows: int, seed: int = 0) -> pl.DataFrame:

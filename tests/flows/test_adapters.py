@@ -42,6 +42,7 @@ ONE = {
     ],
 }
 CANNOT_MERGE = {"bottleneck", "prefix"}
+LIKE_LORA = {"dora", "vera", "oft", "shira"}  # other weights beside the base, by the same code: in the slow tier
 
 
 class Stopped(Exception):  # noqa: N818 - stands for a kill
@@ -109,7 +110,9 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-@pytest.mark.parametrize("kind", ONE)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in LIKE_LORA else []) for kind in ONE]
+)
 def test_stopped_and_gone_on_with(kind: str, bert: Path, tmp_path: Path) -> None:
     leave = "drop" if kind in CANNOT_MERGE else "merge"
     given = recipe(

@@ -118,7 +118,6 @@ def test_full_and_adapter_in_one_stage_twice_gives_the_same_bytes(bert: Path, tm
     assert any("lora_B" in name and weight.abs().max() > 0 for name, weight in adapter.items())
 
 
-@pytest.mark.new_interpreter
 def test_an_adapter_on_an_untouched_base_names_it(bert: Path, tmp_path: Path) -> None:
     recipe = {"batch": 8, "stages": [stage("adapter", "adapter | head", attach={"lora": {"rank": 2}})]}
     tuned = alloytune.tune(TABLE, str(bert), recipe, output=tmp_path / "run", split={"validation": 0.2, "test": 0})

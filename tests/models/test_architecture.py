@@ -14,7 +14,7 @@ from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.roles import find_roles
 from alloytune.models.weights import named_weights
 from architectures import ARCHITECTURES, PLAIN
-from conftest import TASK
+from tiny import TASK
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "gemma3", "modernbert", "t5", "bart"])

@@ -18,7 +18,7 @@ from alloytune.models.weights import free_only, named_weights
 from alloytune.tasks.task import Example
 from alloytune.train.prefix_reader import Reading, agrees
 from architectures import ARCHITECTURES
-from conftest import TASK
+from tiny import TASK
 
 EXACT = Machine(torch.device("cpu"), torch.float32)
 NOT_STOOD_IN_FOR = {"xlnet"}  # its rows stand in columns

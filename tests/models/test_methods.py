@@ -32,7 +32,7 @@ from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.types.adapter import KINDS, Attach
 from alloytune.selection import resolve
 from architectures import ARCHITECTURES
-from conftest import TASK
+from tiny import TASK
 
 KINDS_OF = {
     "lora": LoraSettings(2, dropout=0.1),

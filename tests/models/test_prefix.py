@@ -18,8 +18,8 @@ from alloytune.models.methods import LoraSettings, PrefixSettings
 from alloytune.models.prefix import PrefixConfig, PrefixLayer, PrefixModel, attend
 from alloytune.selection import resolve
 from architectures import ARCHITECTURES
-from conftest import TASK
 from models.test_methods import attach, load, outputs, shake
+from tiny import TASK
 
 OUT_OF_REACH = {
     "deberta-v2": "computes attention by itself",

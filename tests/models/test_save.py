@@ -21,8 +21,8 @@ from alloytune.models.state import ModelState
 from alloytune.models.weights import named_weights
 from alloytune.selection import resolve
 from alloytune.tasks.task import Batch
-from conftest import TASK
 from full_disk import full_disk
+from tiny import TASK
 
 LORA = LoraSettings(rank=2, alpha=4, dropout=0.0)
 BOTTLENECK = BottleneckSettings(reduction=4, activation="relu", placement="sequential", dropout=0.0)
@@ -144,7 +144,6 @@ def test_saving_leaves_the_model_as_it_was(tmp_path: Path, bert: Path) -> None:
     assert np.array_equal(saved.outputs(saved.state.model), saved.expected)
 
 
-@pytest.mark.new_interpreter
 def test_a_source_with_three_labels_and_no_padding_token(tmp_path: Path, llama: Path) -> None:
     source = tmp_path / "source"
     AutoModelForSequenceClassification.from_pretrained(llama, num_labels=3).save_pretrained(source)
@@ -165,7 +164,6 @@ def test_a_weight_altered_after_saving_is_noticed(tmp_path: Path, bert: Path) ->
         saved.verify()
 
 
-@pytest.mark.new_interpreter
 def test_a_missing_file_is_noticed(tmp_path: Path, bert: Path) -> None:
     saved = Saved(tmp_path, bert, None, "head")
     (tmp_path / "model/model.safetensors").unlink()

@@ -13,7 +13,7 @@ from alloytune.models.methods import BottleneckSettings, LoraSettings, Method
 from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.selection import resolve
-from conftest import TASK
+from tiny import TASK
 
 LORA = LoraSettings(rank=2, alpha=4, dropout=0.0)
 BOTTLENECK = BottleneckSettings(reduction=4, activation="relu", placement="sequential", dropout=0.0)

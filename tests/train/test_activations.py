@@ -30,7 +30,7 @@ from alloytune.train.prefix_reader import PrefixReader, Reading
 from alloytune.train.regularize import dropout_at
 from alloytune.train.turns import Turns, steady
 from architectures import ARCHITECTURES
-from conftest import TASK
+from tiny import TASK
 
 EXACT = Machine(torch.device("cpu"), torch.float32)
 COARSE = Machine(torch.device("cpu"), torch.bfloat16)

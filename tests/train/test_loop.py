@@ -20,7 +20,7 @@ from alloytune.train.batches import Updates
 from alloytune.train.clip import make_clip
 from alloytune.train.loop import Step, training_steps
 from alloytune.train.moving import Group, Moving, Still, make_optimizer
-from conftest import TASK
+from tiny import TASK
 
 FLOAT32 = Machine(torch.device("cpu"), torch.float32)
 BFLOAT16 = Machine(torch.device("cpu"), torch.bfloat16)

@@ -13,7 +13,7 @@ from alloytune.tasks.task import Batch
 from alloytune.train.clip import make_clip
 from alloytune.train.moving import Group, Moving, Still, make_optimizer
 from alloytune.train.range_test import BELOW, FEWEST, MOST, RangeTest, num_sweep_updates, range_test
-from conftest import TASK
+from tiny import TASK
 
 
 def curve(breaks_at: float, noise: float = 0.0) -> RangeTest:

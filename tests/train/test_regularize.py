@@ -20,7 +20,7 @@ from alloytune.selection import resolve
 from alloytune.tasks.classification import Classification
 from alloytune.tasks.task import Batch
 from alloytune.train.regularize import can_drop, dropout_at, drops, make_loss, with_mixout
-from conftest import TASK
+from tiny import TASK
 
 
 def batch_of(folder: Path, rows: int) -> Batch:

@@ -19,7 +19,7 @@ from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.train.batches import Updates
 from alloytune.train.scores import Facts, Gradient, element_scores, largest, measure_gradients, tensor_score
-from conftest import TASK
+from tiny import TASK
 
 FLOAT32 = Machine(torch.device("cpu"), torch.float32)
 

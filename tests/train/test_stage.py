@@ -23,7 +23,7 @@ from alloytune.train.schedule import make_schedule
 from alloytune.train.stage import Progress, StagePlan, StageRun, run_stage
 from alloytune.train.turns import Turns, steady
 from alloytune.watch import Watcher
-from conftest import TASK
+from tiny import TASK
 
 PLAN = StagePlan(
     seed=0,

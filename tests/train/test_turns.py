@@ -19,7 +19,7 @@ from alloytune.train.flops import count_flops
 from alloytune.train.moving import Group, Moving, make_optimizer
 from alloytune.train.optimizers import Optimizer, OptimizerSettings
 from alloytune.train.turns import Series, Settling, Turn, Turns, steady
-from conftest import TASK
+from tiny import TASK
 
 FIRST, SECOND = Selected(frozenset({"0.weight"})), Selected(frozenset({"1.weight"}))
 BOTH = FIRST | SECOND
