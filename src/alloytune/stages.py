@@ -89,7 +89,8 @@ class StageOfRun:
         """Merge, drop and attach, and free what moves; give that, when it does, and the way back to before."""
         state = self.session.state
         self.session.machine.reset_peak()
-        by_adapters = state.snapshot(weights_at_stake(self.session, self.number))
+        may_lose = self.stage.accept is not None  # one that is kept in any case needs no way back
+        by_adapters = state.snapshot(weights_at_stake(self.session, self.number) if may_lose else frozenset())
         enter_stage(self.session, self.number)
         anchor(self.session, ["train"])
         if self.before is None:  # the stage before learned something else
@@ -100,7 +101,7 @@ class StageOfRun:
             measures = measures_of(self.session, self.number, self.folder)
             self.combined = names_combined(self.session, self.number, measures)
         changed = moving.names | self.combined
-        by_training = state.snapshot(changed & old)
+        by_training = state.snapshot(changed & old if may_lose else frozenset())
         snapshot = replace(by_adapters, weights={**by_training.weights, **by_adapters.weights})
         self.reader, self.not_kept = make_reader(self.session, self.number, moving)
         if any(group.start is not None for group in moving.groups):

@@ -34,7 +34,7 @@ stages:
     {stage}
     rate: 1e-2
     until: {{epochs: 3}}
-    accept: {{gain: 0.1 SE, metric: loss}}
+    accept: {{gain: -1 SE, metric: loss}}
 """
 
 
@@ -70,7 +70,7 @@ def train(
     assert "left out" not in scored.err
     results: dict[str, Any] = json.loads((place / "run/results.json").read_text())
     assert results["stages"][0]["decision"] == "kept", results["stages"][0]["reason"]
-    assert "loss +" in results["stages"][0]["reason"]
+    assert "(-1 SE) less or more" in results["stages"][0]["reason"]
     return results
 
 

@@ -109,11 +109,15 @@ def start_outputs(model: PreTrainedModel, fresh: frozenset[str], outputs: Sequen
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int | None:
-    """Give the tokens per example that the model can read, at most `wanted`; None where nothing limits them."""
+    """Give the tokens per example that the model can read, at most `wanted`; None where nothing limits them.
+
+    The tokenizer is told the model's own limit, which its files may not know.
+    """
     known = [limit for limit in (tokenizer.model_max_length, _num_positions(model)) if 0 < limit < _NO_LIMIT]
     limit = min(known, default=None)
     if wanted and limit and wanted > limit:
         raise InputError("max_length", f"{wanted} tokens are more than the model reads", f"give at most {limit}")
+    tokenizer.model_max_length = limit or tokenizer.model_max_length
     return wanted or limit
 
 

@@ -20,7 +20,7 @@ from alloytune.tasks.contrast import allowed_documents, contrastive_loss
 from alloytune.tasks.pooling import How, Pooling, read_pooling, write_sentence_files
 from alloytune.tasks.ranking import TOP, rank_documents
 from alloytune.tasks.task import Batch, Encoded, Example
-from alloytune.tasks.texts import row_names
+from alloytune.tasks.texts import MULTIPLE, pad_inputs, row_names
 
 _QUERY, _DOCUMENT, _NEGATIVE = range(3)
 
@@ -146,7 +146,7 @@ class Embedding:
                 targets.append((number, min(role, _NEGATIVE), example.target.keys[role]))
         return Batch(
             # where padding stands behind the text, the model sees the same however much there is
-            inputs=dict(tokenizer.pad(texts, return_tensors="pt", padding_side="right")),
+            inputs=pad_inputs(texts, tokenizer, "right"),
             targets=torch.tensor(targets),
             rows=tuple(example.row for example in examples),
             num_tokens=sum(example.num_tokens for example in examples),
@@ -255,9 +255,10 @@ def _key(text: str) -> int:
 
 
 def _passes(batch: Batch, size: int) -> Iterator[dict[str, Tensor]]:
-    """Divide a batch's texts by so many examples, padded no further than each needs."""
+    """Divide a batch's texts by so many examples, each padded as if it were a batch."""
     numbers = batch.targets[:, 0]
     for start in range(0, len(batch.rows), size):
         chosen = (numbers >= start) & (numbers < start + size)
         longest = int(batch.inputs["attention_mask"][chosen].sum(1).max())
-        yield {key: value[chosen, :longest] for key, value in batch.inputs.items()}
+        length = -(-longest // MULTIPLE) * MULTIPLE
+        yield {key: value[chosen, :length] for key, value in batch.inputs.items()}

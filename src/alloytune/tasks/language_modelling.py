@@ -18,7 +18,7 @@ from alloytune.tasks.masking import IGNORED, hide
 from alloytune.tasks.objectives import Objective, objective_of
 from alloytune.tasks.target_logits import target_logits
 from alloytune.tasks.task import Batch, Encoded, Example
-from alloytune.tasks.texts import encode_texts
+from alloytune.tasks.texts import encode_texts, pad_inputs
 
 _NOTHING = "no token to foretell"
 
@@ -131,13 +131,13 @@ class LanguageModelling:
         )
 
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Batch:
-        """Pad to the longest of these examples; targets are token numbers, IGNORED where there is none."""
-        inputs = tokenizer.pad([example.inputs for example in examples], return_tensors="pt", padding_side="right")
+        """Pad these examples; targets are token numbers, IGNORED where there is none."""
+        inputs = pad_inputs([example.inputs for example in examples], tokenizer, "right")
         targets = torch.full(inputs["input_ids"].shape, IGNORED)
         for row, example in enumerate(examples):
             targets[row, : example.num_tokens] = torch.tensor(example.target.targets)
         return Batch(
-            inputs=dict(inputs),
+            inputs=inputs,
             targets=targets,
             rows=tuple(example.row for example in examples),
             num_tokens=sum(example.num_tokens for example in examples),

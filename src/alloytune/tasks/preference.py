@@ -21,7 +21,7 @@ from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.objectives import objective_of
 from alloytune.tasks.target_logits import target_logits
 from alloytune.tasks.task import Batch, Encoded, Example
-from alloytune.tasks.texts import row_names
+from alloytune.tasks.texts import pad_inputs, row_names
 
 _NO_REFERENCE = (0.0, 0.0)
 _SIDES = ("chosen", "rejected")
@@ -134,11 +134,11 @@ class Preference:
         """Pad both texts of every example; a target is the token of an answer, IGNORED elsewhere."""
         texts = [ids for side in (0, 1) for ids in (_side(example, side) for example in examples)]
         starts = [example.target.starts[side] for side in (0, 1) for example in examples]
-        padded = tokenizer.pad({"input_ids": texts}, return_tensors="pt", padding_side="right")
+        padded = pad_inputs([{"input_ids": ids} for ids in texts], tokenizer, "right")
         places = torch.arange(padded["input_ids"].shape[1])
         is_answer = (places >= torch.tensor(starts)[:, None]) & padded["attention_mask"].bool()
         return PairBatch(
-            inputs=dict(padded),
+            inputs=padded,
             targets=padded["input_ids"].masked_fill(~is_answer, IGNORED),
             rows=tuple(example.row for example in examples),
             num_tokens=sum(example.num_tokens for example in examples),

@@ -21,7 +21,7 @@ from alloytune.errors import InputError
 from alloytune.tasks.aligning import align, blanks_of, glued_words
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_known, sort_naturally
 from alloytune.tasks.task import Batch, Encoded, Example
-from alloytune.tasks.texts import row_names
+from alloytune.tasks.texts import pad_inputs, row_names
 from alloytune.tasks.words import OUTSIDE, Sentence, is_on_words, read_sentences, read_spans, sift_spans, sift_tokens
 from alloytune.tasks.words import spans_of as spans_of_tags
 
@@ -122,8 +122,8 @@ class Tagging:
         return Encoded(examples, num_cut, tuple(left_out))
 
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Batch:
-        """Pad to the longest of these examples; the target of a word stands at its first token."""
-        inputs = dict(tokenizer.pad([example.inputs for example in examples], return_tensors="pt"))
+        """Pad these examples; the target of a word stands at its first token."""
+        inputs = pad_inputs([example.inputs for example in examples], tokenizer)
         number_of = {label: number for number, label in enumerate(self.labels)}
         targets = torch.full(inputs["input_ids"].shape, IGNORED)
         for n, example in enumerate(examples):

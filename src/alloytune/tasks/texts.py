@@ -1,6 +1,6 @@
 """Texts and pairs of texts as a model's input."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.tokenized import TokenizedRows, flat
 
+MULTIPLE = 8  # tokens: every length of a batch has kernels of its own, which a processor builds and keeps
 ROWS_AT_ONCE = 5_000  # a tokenizer's own account of a text takes kilobytes until it is thrown away
 
 
@@ -45,11 +46,23 @@ def row_names(table: pl.DataFrame) -> list[str]:
     return table["row"].to_list() if "row" in table.columns else [str(n + 1) for n in range(table.height)]
 
 
+def pad_inputs(
+    inputs: Sequence[Mapping[str, Sequence[int]]], tokenizer: PreTrainedTokenizerBase, side: str | None = None
+) -> dict[str, Tensor]:
+    """Pad to the longest of these, and on to a multiple of MULTIPLE where the model reads as much.
+
+    Gives tensors of [rows, places]; `side` is the tokenizer's own where None.
+    """
+    longest = max(len(one["input_ids"]) for one in inputs)
+    fits = -(-longest // MULTIPLE) * MULTIPLE <= tokenizer.model_max_length
+    how = {"return_tensors": "pt", "padding_side": side, "pad_to_multiple_of": MULTIPLE if fits else None}
+    return dict(tokenizer.pad(list(inputs), **how))
+
+
 def collate_texts(examples: Sequence[Example], targets: Tensor, tokenizer: PreTrainedTokenizerBase) -> Batch:
-    """Pad to the longest of these examples, one target for each."""
-    inputs = tokenizer.pad([example.inputs for example in examples], return_tensors="pt")
+    """Pad these examples, one target for each."""
     return Batch(
-        inputs=dict(inputs),
+        inputs=pad_inputs([example.inputs for example in examples], tokenizer),
         targets=targets,
         rows=tuple(example.row for example in examples),
         num_tokens=sum(example.num_tokens for example in examples),

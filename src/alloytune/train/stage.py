@@ -1,7 +1,7 @@
 """One stage of training around the loop: evaluate, keep the best, stop in time, save what a resume needs."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -99,7 +99,8 @@ class StageWatcher(Protocol):
 class StageRun:
     """The moving parts of a stage that is being trained.
 
-    `best` holds the weights of the best evaluation, `average` the running average over all.
+    `best` holds the weights of the best evaluation, unless training ended with it;
+    `average` the running average over all.
     """
 
     model: nn.Module
@@ -160,6 +161,8 @@ def run_stage(
             _stop_unless_finite(run, progress.update)
             run.optimizer.eval()
             progress = _evaluate(run, plan, progress, evaluate(), watcher)
+            if plan.keep == "best" and progress.best_update == progress.update and not _ended(plan, progress):
+                _copy_into(run.best, run.model, run.turns.names)
         is_stopping = stop_requested()
         if is_due or is_stopping:
             _stop_unless_finite(run, progress.update)
@@ -167,7 +170,7 @@ def run_stage(
             saved_update, saved_at = progress.update, time.monotonic()
         if is_stopping:
             raise Interrupted("stopped; everything up to the last update is saved")
-    if plan.keep == "best":
+    if plan.keep == "best" and progress.best_update < progress.update:
         put_weights(run.model, run.best)
     return progress
 
@@ -188,10 +191,19 @@ def _evaluate(run: StageRun, plan: StagePlan, progress: Progress, scores: Scores
         run.average = _averaged(run, plan.average_share(progress.num_evaluations))
     if progress.best is None or scores.rank(plan.metric) > progress.best.rank(plan.metric):
         progress = replace(progress, best=scores, best_update=progress.update)
-        if plan.keep == "best":
-            run.best = copy_weights(run.model, run.turns.names)
     watcher.on_scores(scores, progress)
     return progress
+
+
+@torch.no_grad()
+def _copy_into(copies: dict[str, Tensor], model: nn.Module, names: Iterable[str]) -> None:
+    """Make copies those of the weights as they are now; where they are there already, in their own memory."""
+    if not copies:
+        copies.update(copy_weights(model, names))
+        return
+    weights = named_weights(model)
+    for name, copy in copies.items():
+        copy.copy_(weights[name])
 
 
 def _stop_unless_finite(run: StageRun, update: int) -> None:
