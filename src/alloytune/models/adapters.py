@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
@@ -251,3 +252,19 @@ def _forget(model: nn.Module) -> None:
     for attribute in ("peft_config", "active_adapter"):
         if attribute in model.__dict__:
             delattr(model, attribute)
+
+
+@contextmanager
+def inputs_as_they_come(model: nn.Module) -> Iterator[None]:
+    """Have plain LoRA take its inputs in the type that they have, instead of copying each into that of its weights.
+
+    Autocast, where it is on, turns them into its own type anyway.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and not module.lora_variant]
+    for layer in layers:
+        layer.cast_input_dtype_enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.cast_input_dtype_enabled = True

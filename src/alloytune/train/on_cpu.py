@@ -1,4 +1,4 @@
-"""Dropout and attention for training on a processor: torch's own results, in distribution and to rounding, sooner.
+"""Dropout, attention and linear layers for training on a processor: torch's own results, to rounding, sooner.
 
 torch draws a float for every element that dropout looks at, by one thread: a quarter of the time of an update of
 all-MiniLM-L6-v2. And it computes attention with dropout in float32, whatever type it is given.
@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 BITS = 16  # that decide over an element: its probability is exact to 2 ** -16
 LONGEST_PLAIN = 128  # keys; where there are more, torch's fused attention is faster, if it drops nothing
@@ -107,13 +108,53 @@ def _functional_attention(
     return attention(query, key, value, attn_mask, dropout_p, scale)
 
 
+class Lowered:
+    """Linear layers under autocast that share what they lower: autocast itself copies anew for every layer.
+
+    An input is copied once for layers that read it one after another, such as query, key, value and what LoRA puts
+    beside them; a weight that stands still once for as long as it does.
+    """
+
+    def __init__(self) -> None:
+        self._input: tuple[Tensor, int, bool, Tensor] | None = None
+        self._still = WeakTensorKeyDictionary()
+
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Give inputs @ weight.T + bias."""
+        if torch.is_autocast_enabled("cpu") and torch.is_grad_enabled() and inputs.dtype == torch.float32:
+            inputs = self._lowered_input(inputs)
+        if torch.is_autocast_enabled("cpu") and inputs.requires_grad and isinstance(weight, nn.Parameter):
+            weight = self._lowered_weight(weight)
+        return functional.linear(inputs, weight, bias)
+
+    def _lowered_input(self, inputs: Tensor) -> Tensor:
+        now = (inputs, inputs._version, inputs.requires_grad)
+        if self._input is None or self._input[0] is not inputs or self._input[1:3] != now[1:]:
+            self._input = (*now, inputs.to(torch.get_autocast_dtype("cpu")))
+        return self._input[3]
+
+    def _lowered_weight(self, weight: Tensor) -> Tensor:
+        if weight.requires_grad:
+            self._still.pop(weight, None)
+            return weight
+        state = (weight._version, weight.data_ptr())
+        known = self._still.get(weight)
+        if known is None or known[0] != state:
+            known = self._still[weight] = state, weight.to(torch.get_autocast_dtype("cpu"))
+        lowered: Tensor = known[1]
+        return lowered
+
+
 class _OnCpu(TorchFunctionMode):
     """Has these functions of torch's computed in the ways above."""
 
-    _ways: Mapping[Callable[..., Any], Callable[..., Any]] = {
-        functional.dropout: _functional_dropout,
-        functional.scaled_dot_product_attention: _functional_attention,
-    }
+    def __init__(self) -> None:
+        super().__init__()
+        self._ways: Mapping[Callable[..., Any], Callable[..., Any]] = {
+            functional.dropout: _functional_dropout,
+            functional.linear: Lowered().linear,
+            functional.scaled_dot_product_attention: _functional_attention,
+        }
 
     def __torch_function__(
         self,
