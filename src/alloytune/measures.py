@@ -134,7 +134,9 @@ def _measure(
         return measure_gradients(session.state.model, names, series, loss, session.machine, stage.score.batches)
 
     def pretrained() -> Mapping[str, Tensor]:
-        return {name: weight.to(session.machine.device) for name, weight in session.pretrained_weights().items()}
+        names = wanted.names([*wanted.tensors])  # alone: a second whole model may find no room on the device
+        weights = session.pretrained_weights().items()
+        return {name: weight.to(session.machine.device) for name, weight in weights if name in names}
 
     measures = measure(wanted, session.state.model, seed, gradients, pretrained, stage.score.rank, changed or {})
     return replace(measures, turn=turn)

@@ -72,6 +72,17 @@ def test_outputs_and_gradients_are_the_same(name: str) -> None:
     assert ((1, FILLED) in rows_in_layers) is (name not in PADDED)
 
 
+def test_as_many_tokens_as_a_row_has_places() -> None:
+    """One long text and a very short one: without padding they fill one row, which is not one that stands for all."""
+    model = make_model("bert")
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]])
+    inputs = {"input_ids": torch.arange(4, 20).view_as(mask), "attention_mask": mask}
+    with dropout_at(model, 0.0):
+        expected = model(**inputs).logits
+        with unpadded(model, find_roles(model)):
+            assert torch.allclose(model(**inputs).logits, expected, atol=1e-9)
+
+
 def test_nothing_changes_outside_training_and_afterwards() -> None:
     model = make_model("bert").eval()
     inputs = make_inputs(model.config)
