@@ -50,8 +50,11 @@ class Layout:
 
     @property
     def saves(self) -> bool:
-        """Tell whether fewer places are computed than with padding."""
-        return self.filled < len(self.tokens)
+        """Tell whether fewer places are computed than with padding.
+
+        Nor must they be as many as a row has: what is stripped would look like a row that stands for all.
+        """
+        return self.filled < len(self.tokens) and self.filled != self.length
 
     def strip(self, padded: Tensor) -> Tensor:
         """Take the padding out: [rows, length, ...] to [1, filled, ...]; a single row stands for all."""
