@@ -7,7 +7,7 @@ import torch
 
 import tiny
 from alloytune.errors import InputError
-from alloytune.models.adapters import Attachment
+from alloytune.models.adapters import Attachment, inputs_as_they_come
 from alloytune.models.load import load_tokenizer
 from alloytune.models.methods import BottleneckSettings, LoraSettings, Method
 from alloytune.models.state import ModelState
@@ -51,6 +51,15 @@ def test_attaching_changes_no_output_and_taking_off_no_bit(state: ModelState, be
     after = copy_weights(state.model, named_weights(state.model))
     assert after.keys() == weights.keys()
     assert all(torch.equal(after[name], weights[name]) for name in weights)
+
+
+def test_lora_gives_the_same_without_its_own_copies_of_inputs(state: ModelState, bert: Path) -> None:
+    attach(state, LORA)
+    shake(state, state.adapter_names)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = logits(state, bert)
+        with inputs_as_they_come(state.model):
+            assert torch.equal(logits(state, bert), before)
 
 
 def test_merging_changes_outputs_by_rounding_only(state: ModelState, bert: Path) -> None:

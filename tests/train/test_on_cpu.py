@@ -1,8 +1,11 @@
-"""Dropout and attention on a processor give what torch's own do: in distribution, and to rounding."""
+"""Dropout, attention and linear layers on a processor give what torch's own do: in distribution, and to rounding."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from alloytune.train.on_cpu import attention, dropout, training_ops
@@ -71,3 +74,56 @@ def test_the_context_is_only_for_what_trains_on_a_processor() -> None:
         assert torch.equal(drawn(1), ours)
         assert functional.dropout(weight, 0.5, training=False) is weight
     assert not torch.equal(drawn(1), ours)
+
+
+def make_linears() -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    torch.manual_seed(0)
+    still, *moving = (nn.Linear(16, 16) for _ in range(3))
+    still.requires_grad_(False)
+    return still, moving[0], moving[1]
+
+
+def lowered_pass(context: AbstractContextManager[Any]) -> tuple[Tensor, list[Tensor]]:
+    """Give outputs and gradients of three layers that read one input, of which one stands still."""
+    still, one, other = make_linears()
+    inputs = torch.randn(4, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16), context:
+        found = still(inputs) + one(inputs) + other(inputs)
+    return found, list(torch.autograd.grad(found.float().square().sum(), [inputs, one.weight, other.weight]))
+
+
+def test_layers_that_share_what_autocast_lowers_give_the_same() -> None:
+    expected, expected_grads = lowered_pass(nullcontext())
+    found, grads = lowered_pass(training_ops(CPU))
+    assert torch.equal(found, expected)
+    for one, other in zip(grads, expected_grads, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=float(other.abs().max()) * 2**-7)  # sums of bfloat16
+
+
+@pytest.mark.parametrize("how", ["in place", "other memory"])
+def test_a_lowered_copy_of_a_weight_is_never_stale(how: str) -> None:
+    still, _, _ = make_linears()
+    inputs = torch.randn(4, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16), training_ops(CPU):
+        first = still(inputs)
+        assert torch.equal(still(inputs), first)
+        with torch.no_grad():
+            if how == "in place":
+                still.weight.mul_(2)
+            else:
+                still.weight.data = still.weight.data * 2
+        changed = still(inputs)
+        still.weight.requires_grad_(True)
+        with torch.no_grad():
+            still.weight.zero_()
+        assert torch.equal(still(inputs), still.bias.to(torch.bfloat16).expand(4, 16))
+    assert torch.allclose(changed - still.bias, 2 * (first - still.bias), atol=0.05)
+
+
+def test_a_lowered_input_is_that_of_now() -> None:
+    _, moving, _ = make_linears()
+    inputs = torch.randn(4, 16)
+    with torch.autocast("cpu", torch.bfloat16), training_ops(CPU):
+        moving(inputs)
+        inputs.zero_()
+        assert torch.equal(moving(inputs), moving.bias.to(torch.bfloat16).expand(4, 16))
