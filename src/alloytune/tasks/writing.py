@@ -126,6 +126,10 @@ class Writing:
         prompt = usual if self.prompt is None else self.prompt
         return replace(self, is_two_sided=is_two_sided, is_encoder=is_encoder, prompt=prompt)
 
+    def answering(self, num_rows: int) -> Self:
+        """Give the task as it answers the first `num_rows` rows."""
+        return replace(self, generate=num_rows)
+
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize rows; an answer is written for the first `generate` of them, and for all that have none."""
         found = [
