@@ -36,6 +36,14 @@ def test_the_loss_is_that_of_the_batch_without_the_copies() -> None:
     torch.testing.assert_close(loss, alone + twice)
 
 
+def test_cosines_are_float32_under_autocast() -> None:
+    near = normalize(torch.tensor([[1.0, 0.01], [1.0, 0.02], [1.0, 0.03]]), dim=1)
+    right, allowed = torch.arange(3), torch.ones(3, 3, dtype=torch.bool)
+    exact = contrastive_loss(near, near, right, allowed, 0.001)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(contrastive_loss(near, near, right, allowed, 0.001), exact)
+
+
 def test_ranks_agree_with_scikit_learn() -> None:
     random = np.random.default_rng(0)
     queries, documents = random.normal(size=(30, 8)), random.normal(size=(40, 8))
