@@ -427,7 +427,8 @@ def fixed_updates(session: Session, number: int) -> int | None:
 def _max_updates(until: Until, updates_per_epoch: int) -> int | None:
     limits = [until.updates] if until.updates else []
     if until.epochs:
-        limits.append(math.ceil(until.epochs * updates_per_epoch))
+        updates = until.epochs * updates_per_epoch
+        limits.append(max(1, math.ceil(round(updates, 6))))  # 0.07 * 100 is 7.000000000000001
     return min(limits) if limits else None
 
 
