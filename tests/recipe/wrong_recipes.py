@@ -1023,7 +1023,15 @@ TASKS_OF_STAGES = {
             last="  - {name: labels, drop: true, train: all, rate: 1e-4}\n",
         ),
         "stages[0].attach",
-        ("cannot be merged into the body",),
+        ("a bottleneck adapter cannot be merged into the body",),
+    ),
+    "a prefix that cannot go into the body": Wrong(
+        own(
+            "task: language_modelling\n    attach: ▲{prefix: {}}\n    accept: {}",
+            last="  - {name: labels, drop: true, train: all, rate: 1e-4}\n",
+        ),
+        "stages[0].attach",
+        ("a prefix adapter cannot be merged into the body",),
     ),
     "memory of another task": Wrong(
         own("task: language_modelling", last="  - {name: labels, train: all, rate: 1e-4, state: ▲keep}\n"),
