@@ -121,7 +121,9 @@ class Classification:
         """Give accuracy, macro-F1, mean cross-entropy and calibration error."""
         return choice_values(figures, len(self.labels))
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Give figures per class and the confusion table."""
         predicted = np.stack(answers).argmax(axis=1)
         return choice_details(np.array([example.target for example in examples]), predicted, self.labels)

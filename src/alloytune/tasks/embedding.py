@@ -217,9 +217,11 @@ class Embedding:
         first = f"recall_at_{TOP[-1]}"
         return {first: recalls.pop(first), **means, **recalls}
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Count rows by the rank of their document."""
-        ranks = self.figures(answers, examples)[:, -2]
+        ranks = figures[:, -2]
         limits = {"1": (1, 1), "2 to 5": (2, 5), "6 to 10": (6, 10), "11 to 100": (11, 100), "over 100": (101, np.inf)}
         found = {name: int(((ranks >= low) & (ranks <= high)).sum()) for name, (low, high) in limits.items()}
         return {"ranks": [{"rank": name, "rows": number} for name, number in found.items()]}

@@ -136,7 +136,9 @@ class Multilabel:
         """Give micro-F1, macro-F1, average precision and loss."""
         return set_values(figures)
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Give figures per label."""
         predicted = self._chances(answers) >= self.thresholds
         return set_details(self._truths(examples), predicted, self.labels, self.thresholds)

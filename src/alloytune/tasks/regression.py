@@ -121,7 +121,7 @@ class Regression:
             "loss": float(losses.mean()),
         }
 
-    def details(self, answers: Sequence[float], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(self, answers: Sequence[float], examples: Sequence[Example], figures: np.ndarray) -> dict[str, Any]:
         """Give nothing more."""
         return {}
 

@@ -180,7 +180,9 @@ class Tagging:
             "loss": float(loss / num_targets),
         }
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Give figures per type of entity."""
         true, found, right = Counter[str](), Counter[str](), Counter[str]()
         for logits, example in zip(answers, examples, strict=True):

@@ -248,7 +248,7 @@ class Writing:
             place += score.size
         return values | {"perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
 
-    def details(self, answers: Sequence[Written], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(self, answers: Sequence[Written], examples: Sequence[Example], figures: np.ndarray) -> dict[str, Any]:
         """Give the first answers beside what was wanted."""
         pairs = zip(answers, examples, strict=True)
         written = [
