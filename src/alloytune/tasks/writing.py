@@ -218,7 +218,7 @@ class Writing:
         if not chosen.any():
             return sums
         each = cross_entropy(self.outputs(model, batch), batch.targets[chosen], reduction="none")
-        return sums.index_add(0, chosen.nonzero()[:, 0].cpu(), each.double().cpu())
+        return sums.index_add(0, chosen.nonzero()[:, 0].cpu(), each.cpu().double())
 
     def tuned(self, answers: Sequence[Written], examples: Sequence[Example]) -> Self:
         """Give the task as it is."""
