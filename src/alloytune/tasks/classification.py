@@ -25,6 +25,7 @@ from alloytune.tasks.labels import (
 from alloytune.tasks.metrics import choice_details, choice_figures, choice_values
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
+from alloytune.tasks.uncached import call_uncached
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Classification:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the logits, [examples, labels]."""
-        logits: Tensor = model(**batch.inputs).logits
+        logits: Tensor = call_uncached(model, batch.inputs).logits
         return logits.float()
 
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:

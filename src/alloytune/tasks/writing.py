@@ -187,14 +187,14 @@ class Writing:
         if self.is_two_sided:
             inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
             decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=batch.targets)
-            return target_logits(model, inputs | {"decoder_input_ids": decoder_ids, "use_cache": False}, chosen)
+            return target_logits(model, inputs | {"decoder_input_ids": decoder_ids}, chosen)
         mask = batch.inputs["attention_mask"]
         if self.packing and can_pack(model):
             packed = pack(mask)
             if packed.num_rows < mask.shape[0]:
                 found = target_logits(model, packed.inputs(batch.inputs["input_ids"]), packed.rows_of(chosen))
                 return found[packed.order(chosen)]
-        return target_logits(model, batch.inputs | {"use_cache": False}, chosen)
+        return target_logits(model, batch.inputs, chosen)
 
     def answers(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> list[Written]:
         """Give the loss of every example, and what the model writes behind its prompt."""
