@@ -408,6 +408,20 @@ def test_weights_that_all_rest_are_refused_when_it_comes_to_that(kind: Any) -> N
         course.number(3, 0.4)
 
 
+def test_a_resume_knows_the_last_weights_before_any_update(subject: Subject) -> None:
+    it, names = subject, frozenset(subject.parts)
+    slope = WeightCourse((Piece(0, 1, "linear", 4), Piece(1, 1, "linear", math.inf)), "update")
+    weights = constant(full=1) | {"adapter": slope}
+    moving = Moving((Group(tuple(sorted(names)), 1e-3, 0.0),), settings_of("adamw"))
+    optimizer = make_optimizer(moving, named_weights(it.model))
+    alone, resumed = (Blend(Selected(names), it.parts, weights) for _ in range(2))
+    before, after = (Turns(blend, names, it.model, optimizer) for blend in (alone, resumed))
+    before.at(3, 0.5)
+    alone.give({"full": 0.5})  # for the next update
+    after.put(*before.state())
+    assert resumed.now == alone.now == {"full": 1.0, "adapter": pytest.approx(0.625)}
+
+
 def test_draws_follow_the_weights() -> None:
     draws = Draws(Selected(frozenset()), {}, constant(full=1, partial=3, adapter=6), every=1, seed=0)
     seen = [draws.turn(draws.number(update, 0.0)).notes["view"] for update in range(1, 2001)]

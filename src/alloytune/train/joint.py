@@ -29,7 +29,9 @@ VIEWS_OF: Mapping[Part, tuple[View, ...]] = {
 }
 
 
-_WEIGHT = "weight of "  # before a view, in what is remembered
+# Before a view, in what is remembered.
+_WEIGHT = "weight of "
+_NOW = "weight now of "
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,7 @@ class Blend:
     """The course of a stage whose weights say how much each part counts; a part that counts for nothing rests.
 
     `parts` tells of every weight that moves which part it is of, `heads` of those of heads which views they belong to,
-    where these are not all. `now` are the weights of the update that was asked for last. A `balance` finds weights.
-    `where` names the objective in errors.
+    where these are not all. A `balance` finds weights. `where` names the objective in errors.
     """
 
     def __init__(
@@ -122,13 +123,13 @@ class Blend:
         self.heads = heads or {}
         self.where = where
         self.balance: Balance | None = None
-        self.now: dict[View, float] = {}
         self._selected = selected
         self._resting: frozenset[View] = frozenset()
 
     def number(self, update: int, share: float) -> int:
         """Count the pieces of all weights that have ended before the update; InputError where all of them rest."""
-        self.now = {view: course.at(update, share) for view, course in self.weights.items()} | self._given()
+        now = {view: course.at(update, share) for view, course in self.weights.items()} | self._remembered(_WEIGHT)
+        self._remember(_NOW, now)
         self._resting = frozenset(view for view, course in self.weights.items() if course.rests(update, share))
         if len(self._resting) == len(self.weights):
             what = f"from update {update} on, all weights are 0 and nothing would move"
@@ -141,11 +142,18 @@ class Blend:
 
     def give(self, weights: Mapping[View, float]) -> None:
         """Let views have these weights from the next update on, instead of their course."""
-        self.memory |= {f"{_WEIGHT}{view}": torch.tensor(w, dtype=torch.float64) for view, w in weights.items()}
+        self._remember(_WEIGHT, weights)
 
-    def _given(self) -> dict[View, float]:
-        views = [view for view in self.weights if f"{_WEIGHT}{view}" in self.memory]
-        return {view: float(self.memory[f"{_WEIGHT}{view}"]) for view in views}
+    @property
+    def now(self) -> dict[View, float]:
+        """Give the weights of the last update; after a resume they are known before the next."""
+        return self._remembered(_NOW)
+
+    def _remember(self, what: str, weights: Mapping[View, float]) -> None:
+        self.memory |= {f"{what}{view}": torch.tensor(w, dtype=torch.float64) for view, w in weights.items()}
+
+    def _remembered(self, what: str) -> dict[View, float]:
+        return {view: float(self.memory[f"{what}{view}"]) for view in self.weights if f"{what}{view}" in self.memory}
 
     def factor(self, part: Part) -> float:
         """Give the sum of the weights of the views that a part belongs to; the head has 1."""
