@@ -1,11 +1,12 @@
 """From recipe to what moves."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from alloytune.build import Session, build_moving
+from alloytune.build import Session, build_moving, build_plan
 from alloytune.errors import InputError
 from alloytune.learning import Learning
 from alloytune.machine import find_machine
@@ -19,6 +20,8 @@ from alloytune.models.weights import copy_weights, named_weights
 from alloytune.pace import make_stage_optimizer
 from alloytune.recipe.read import recipe_from
 from alloytune.selection import REHEARSAL, resolve
+from alloytune.tasks.task import Example
+from alloytune.train.batches import Updates
 from tiny import TASK
 
 
@@ -81,6 +84,15 @@ def test_biases_and_norms_do_not_decay(state: ModelState, bert: Path) -> None:
 def test_a_rate_for_what_does_not_move_is_refused(state: ModelState, bert: Path) -> None:
     with pytest.raises(InputError, match=r"stages\[0\].rates: nothing of 'embeddings' moves"):
         build_moving(session(state, bert, train="head", rates={"embeddings": 1e-3}), 0)
+
+
+@pytest.mark.parametrize(("epochs", "updates"), [(0.07, 7), (0.071, 8), (1, 100), (2.3, 230)])
+def test_shares_of_an_epoch_are_whole_updates(state: ModelState, bert: Path, epochs: float, updates: int) -> None:
+    it = session(state, bert, train="all", rate=1e-3, until={"epochs": epochs})
+    tokenizer = load_tokenizer(str(bert))
+    rows = [Example(str(n), {"input_ids": [1]}, 0) for n in range(100)]
+    series = Updates(rows, 1, 1, 0, partial(TASK.collate, tokenizer=tokenizer))
+    assert build_plan(it, 0, 0, series).max_updates == updates
 
 
 def test_what_a_choice_leaves_out_is_refused_by_nobody(state: ModelState, bert: Path) -> None:

@@ -42,7 +42,7 @@ from alloytune.rates import auto_rate
 from alloytune.recipe.places import dotted
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.choosing import Combine, Scaled
-from alloytune.recipe.types.ending import Patience
+from alloytune.recipe.types.ending import Patience, Until
 from alloytune.recipe.types.recipe import Learner, Recipe, path_of
 from alloytune.recipe.types.stage import Stage, retry_of
 from alloytune.recipe.types.values import PRETRAINED, read_interval, read_multiplier
@@ -395,16 +395,13 @@ def build_plan(session: Session, number: int, attempt: int, updates: Updates) ->
     recipe, updates_per_epoch = session.recipe, updates.per_epoch
     stage = recipe.stages[number]
     until = stage.until
-    limits = [until.updates] if until.updates else []
-    if until.epochs:
-        limits.append(math.ceil(until.epochs * updates_per_epoch))
     amount, unit = read_interval(recipe.checkpoint)
     metric = recipe.view(number).scored_by
     return StagePlan(
         seed=derive_seed(recipe.seed, number, attempt),
         schedule=make_stage_schedule(stage),
         clip=make_stage_clip(stage),
-        max_updates=min(limits) if limits else None,
+        max_updates=_max_updates(until, updates_per_epoch),
         max_seconds=until.minutes * 60 if until.minutes else None,
         patience=until.patience.evaluations if isinstance(until.patience, Patience) else until.patience,
         evaluate_every=in_updates(stage.evaluate, updates_per_epoch),
@@ -417,6 +414,22 @@ def build_plan(session: Session, number: int, attempt: int, updates: Updates) ->
         enough=_enough(until.score, metric),
         average_share=_average_share(stage),
     )
+
+
+def fixed_updates(session: Session, number: int) -> int | None:
+    """Give how many updates make up a stage; None where time or operations may end it before."""
+    until = session.recipe.stages[number].until
+    if until.minutes or until.flops:
+        return None
+    return _max_updates(until, build_updates(session, number, attempt=0).per_epoch)
+
+
+def _max_updates(until: Until, updates_per_epoch: int) -> int | None:
+    limits = [until.updates] if until.updates else []
+    if until.epochs:
+        updates = until.epochs * updates_per_epoch
+        limits.append(max(1, math.ceil(round(updates, 6))))  # 0.07 * 100 is 7.000000000000001
+    return min(limits) if limits else None
 
 
 def build_combination(session: Session, number: int) -> Combination | None:

@@ -96,11 +96,12 @@ def make_joint_course(session: "Session", number: int, moving: Moving, in_update
     weights = {view: _course(read_weight(weight), in_updates) for view, weight in joint.weights.items()}
     parts = {name: group.part for group in moving.groups for name in group.names}
     heads = _views_of_heads(session, number, joint, parts)
+    where = f"stages[{number}].joint"
     if joint.mode == "sample":
-        every = in_updates(joint.every or "1 update")
-        return Draws(moving.selected, parts, weights, every, session.seed(number, _DRAWING))  # type: ignore[arg-type]
-    blend = Blend(moving.selected, parts, weights, heads)  # type: ignore[arg-type]
-    _require_effect(session.recipe.stages[number], joint, f"stages[{number}].joint", blend)
+        every, seed = in_updates(joint.every or "1 update"), session.seed(number, _DRAWING)
+        return Draws(moving.selected, parts, weights, every, seed, where)  # type: ignore[arg-type]
+    blend = Blend(moving.selected, parts, weights, heads, where)  # type: ignore[arg-type]
+    _require_effect(session.recipe.stages[number], joint, where, blend)
     blend.balance = _balance(session, number, joint, blend)
     return blend
 
@@ -283,13 +284,28 @@ def joint_facts(session: "Session", course: Course) -> Callable[[], dict[str, An
     return facts
 
 
-def check_joint(session: "Session", number: int, course: Course) -> None:
-    """Raise InputError where routing finds no layer, or where a view cannot do without an adapter."""
+def _require_movement(course: Blend, num_updates: int | None) -> None:
+    """Look at every update in which a piece of a weight begins; raises InputError where all weights rest."""
+    by_share = any(weight.by == "share" and len(weight.pieces) > 1 for weight in course.weights.values())
+    if by_share and num_updates is None:
+        return
+    begins = {update for weight in course.weights.values() for update in weight.begins(num_updates)}
+    for update in sorted(begins):
+        if num_updates is None or update <= num_updates:
+            course.number(update, (update - 1) / num_updates if num_updates else 0.0)
+
+
+def check_joint(session: "Session", number: int, course: Course, num_updates: int | None) -> None:
+    """Raise InputError where routing finds no layer, a view cannot do without an adapter, or all weights rest at once.
+
+    `num_updates` are those of the stage, where nothing else can end it: else only training shows where shares lie.
+    """
     joint = session.recipe.stages[number].joint
     if joint is None:
         return
+    assert isinstance(course, Blend)
+    _require_movement(course, num_updates)
     if joint.mode == "route":
-        assert isinstance(course, Blend)
         find_sites(session, number, course)
     tasks = [session.task, *(session.learnings[name].task for name in session.recipe.beside(number).values())]
     is_undivided = any(isinstance(task, Undivided) for task in tasks)

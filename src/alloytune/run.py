@@ -128,7 +128,7 @@ def rehearse(session: Session) -> None:
             arrange_adapters(session, number, REHEARSAL)
             moving = build.build_moving(session, number, REHEARSAL)
             course = make_course(session, number, moving, REHEARSAL)
-            check_joint(session, number, course)
+            check_joint(session, number, course, build.fixed_updates(session, number))
             check_regularisers(session, number, moving)
             check_cache(session, number, moving)
             build.build_combined(session, number, REHEARSAL)

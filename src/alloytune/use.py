@@ -23,7 +23,7 @@ from alloytune.recipe.types.recipe import Recipe
 from alloytune.record.atomic import new_folder
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
-from alloytune.tasks.abilities import Anchored
+from alloytune.tasks.abilities import Anchored, Sparing
 from alloytune.tasks.task import Example, Task, find_task
 
 
@@ -71,17 +71,18 @@ class Tuned:
         return self._predict(self._choose_columns(parse_table(table), where, self._texts))
 
     def _predict(self, table: pl.DataFrame) -> pl.DataFrame:
-        rows = self._clean(table)
-        examples, answers = self._answers(rows)
+        """Answer every row: the number of those that are answered in scores is of no account here."""
+        task = self.task.answering(table.height) if isinstance(self.task, Sparing) else self.task
+        examples, answers = self._answers(task, self._clean(table))
         places = pl.Series("place", [int(example.row) - 1 for example in examples], pl.Int64)
-        found = self.task.table(answers, examples).with_columns(places)
+        found = task.table(answers, examples).with_columns(places)
         every = pl.DataFrame({"place": pl.int_range(table.height, eager=True)})
         return every.join(found, on="place", how="left", maintain_order="left").drop("place")
 
-    def _answers(self, rows: pl.DataFrame) -> tuple[Sequence[Example], list[Any]]:
+    def _answers(self, task: Task, rows: pl.DataFrame) -> tuple[Sequence[Example], list[Any]]:
         """Give the examples that rows become, and what the model answers to them."""
-        examples = self.task.encode(rows, self.tokenizer, self.max_length).examples
-        return examples, predict(self.model, self.task, examples, self.tokenizer, self.machine)
+        examples = task.encode(rows, self.tokenizer, self.max_length).examples
+        return examples, predict(self.model, task, examples, self.tokenizer, self.machine)
 
     @property
     def _texts(self) -> tuple[str, ...]:
@@ -96,7 +97,7 @@ class Tuned:
         """
         chosen = self._choose_columns(parse_table(table), where, list(self.recipe.columns))
         rules = build_rules(self.recipe)
-        examples, answers = self._answers(rules.answered(self._clean(chosen))[0])
+        examples, answers = self._answers(self.task, rules.answered(self._clean(chosen))[0])
         if not examples:
             *texts, last = self.recipe.columns
             raise InputError(str(where), f"no row has both {' and '.join(texts)} and {last}", "give rows with both")

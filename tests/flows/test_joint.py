@@ -150,6 +150,8 @@ def test_what_no_view_weighs_is_refused(bert: Path) -> None:
         ({"full": 1, "partial": 1, "adapter": 1, "of": "layers[0]"}, "layers[-1:] | adapter", "partial", "no partial"),
         ({"mode": "route", "full": 1, "adapter": 1}, "layers[0] | adapter", "mode", "no layer moves full"),
         ({"mode": "views", "full": 1, "adapter": 2}, "(all - head) | adapter", "joint", "moved by two of the views"),
+        ({"full": "1 until 1 updates, 0", "adapter": "0 until 80%, 1"}, "all | adapter", "joint", "from update 2 on"),
+        ({"full": "1 until 1 epoch, 0", "adapter": "0 until 30 updates, 1"}, "all | adapter", "joint", "all weights"),
     ]
     for joint, train, path, message in wrong:
         stage = {**joint_stage("update"), "train": train, "joint": joint}

@@ -18,6 +18,7 @@ from alloytune.cli.main import console, main
 from alloytune.errors import InputError, Interrupted
 from alloytune.recipe.read import read_recipe
 from alloytune.train.loop import Step
+from alloytune.use import load_tuned
 from alloytune.watch import Watcher
 from architectures import ARCHITECTURES
 
@@ -156,6 +157,30 @@ def test_dialogues_go_on_to_the_same_bytes(tmp_path: Path, llama: Path, monkeypa
         assert all(torch.equal(tensor, stopped[name][key]) for key, tensor in tensors.items()), name
     audit = json.loads((tmp_path / "alone/data/audit.json").read_text())
     assert audit["dropped_by_reason"] == {"no assistant turn": 1}
+
+
+def test_every_conversation_is_answered_though_few_are_in_scores(tmp_path: Path, llama: Path) -> None:
+    texts = tiny.make_table(30)["text"]
+    talks = [[{"role": "user", "content": text}, {"role": "assistant", "content": "it was"}] for text in texts]
+    pl.DataFrame({"messages": talks}).write_ndjson(tmp_path / "talks.jsonl")
+    recipe = {
+        "model": str(llama),
+        "task": {"generation": {"generate": 1, "max_new_tokens": 2}},
+        "data": {
+            "train": str(tmp_path / "talks.jsonl"),
+            "messages": "messages",
+            "split": {"validation": "20%", "test": 0},
+        },
+        "stages": [{"name": "full", "train": "all", "rate": 1e-3, "until": {"updates": 1}}],
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    tuned = load_tuned(run.start(read_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "run", Watcher()).path)
+    asked = [talk[:1] for talk in talks]
+    answers = tuned.predict_table({"messages": [*talks, *asked]})["answer"].to_list()
+    assert answers[: len(talks)] == answers[len(talks) :], "what was said before the answer is what is asked"
+    assert None not in answers
+    scored = tuned.evaluate_table({"messages": talks})
+    assert [shown["row"] for shown in scored["details"]["answers"]] == ["1"]
 
 
 def save_t5(folder: Path) -> Path:

@@ -123,6 +123,9 @@ def test_one_mistake_is_not_told_twice(text: str, paths: list[str], tmp_path: Pa
         "[{name: a, attach: {lora: {}}, train: layers | adapter, optimizer: sgd, joint: {mode: views, full: 0.2, "
         "adapter: '0 -> 1 cosine'}}, {name: b, train: layers | adapter, joint: {mode: views, full: 1, adapter: 1}}, "
         "{name: c, train: all | adapter, joint: {mode: sample, full: 2, adapter: 2}, r_drop: 1, optimizer: lion}]",
+        "[{name: a, attach: {lora: {}}, train: all | adapter, joint: {full: '1 until 40%, 0', "
+        "adapter: '0 until 9 updates, 1'}}, {name: b, train: all | adapter, joint: {full: '1 until 40%, 0', "
+        "adapter: '0 until 40%, 0 -> 1 until 60%, 1'}}]",
         "[{name: a, train: adapter, attach: {folder: somewhere}}, {name: b, train: all, merge: folder}]",
         "[{name: a, train: adapter, rate: 1, attach: {vera: {}}}, "
         "{name: b, train: adapter, rate: 1, merge: true, attach: {oft: {}}}]",

@@ -782,6 +782,18 @@ JOINT = {
     "a weight of nothing": Wrong(joint("{full: ▲0, adapter: 1}"), "stages[0].joint.full", ("leave 'full' out",)),
     "a weight below 0": Wrong(joint("{full: ▲-1, adapter: 1}"), "stages[0].joint.full", ("-1", "such as 0.3")),
     "a weight in words": Wrong(joint("{full: ▲half, adapter: 1}"), "stages[0].joint.full", ("'half' is not a weight",)),
+    "weights of nothing at a time": Wrong(
+        joint('{full: "1 until 40%, 0", adapter: "0 until 60%, 1"}').replace("    joint", "    ▲joint"),
+        "stages[0].joint",
+        ("from 40% until 60%", "all weights are 0", "give one of them a weight there"),
+    ),
+    "weights of nothing to the end": Wrong(
+        joint('{full: "0 -> 1 until 20 updates, 0", adapter: "1 until 30 updates, 0"}').replace(
+            "    joint", "    ▲joint"
+        ),
+        "stages[0].joint",
+        ("from 30 updates, all weights are 0",),
+    ),
     "a course without ends": Wrong(
         joint('{full: ▲"1, 0", adapter: 1}'), "stages[0].joint.full", ("every piece but the last", "until")
     ),
@@ -1011,7 +1023,15 @@ TASKS_OF_STAGES = {
             last="  - {name: labels, drop: true, train: all, rate: 1e-4}\n",
         ),
         "stages[0].attach",
-        ("cannot be merged into the body",),
+        ("a bottleneck adapter cannot be merged into the body",),
+    ),
+    "a prefix that cannot go into the body": Wrong(
+        own(
+            "task: language_modelling\n    attach: ▲{prefix: {}}\n    accept: {}",
+            last="  - {name: labels, drop: true, train: all, rate: 1e-4}\n",
+        ),
+        "stages[0].attach",
+        ("a prefix adapter cannot be merged into the body",),
     ),
     "memory of another task": Wrong(
         own("task: language_modelling", last="  - {name: labels, train: all, rate: 1e-4, state: ▲keep}\n"),

@@ -7,6 +7,7 @@ from sklearn.metrics import ndcg_score
 from torch.nn.functional import normalize
 
 from alloytune.tasks.contrast import allowed_documents, contrastive_loss
+from alloytune.tasks.embedding import Embedding
 from alloytune.tasks.ranking import rank_documents
 
 
@@ -36,6 +37,14 @@ def test_the_loss_is_that_of_the_batch_without_the_copies() -> None:
     torch.testing.assert_close(loss, alone + twice)
 
 
+def test_cosines_are_float32_under_autocast() -> None:
+    near = normalize(torch.tensor([[1.0, 0.01], [1.0, 0.02], [1.0, 0.03]]), dim=1)
+    right, allowed = torch.arange(3), torch.ones(3, 3, dtype=torch.bool)
+    exact = contrastive_loss(near, near, right, allowed, 0.001)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(contrastive_loss(near, near, right, allowed, 0.001), exact)
+
+
 def test_ranks_agree_with_scikit_learn() -> None:
     random = np.random.default_rng(0)
     queries, documents = random.normal(size=(30, 8)), random.normal(size=(40, 8))
@@ -50,6 +59,14 @@ def test_ranks_agree_with_scikit_learn() -> None:
         places = [int((nearness >= nearness[document]).sum()) for document in np.flatnonzero(right)]
         assert ranked.reciprocal[row] == pytest.approx(1 / min(places))
         np.testing.assert_allclose(ranked.recall[row], [np.mean(np.array(places) <= top) for top in (1, 5, 10)])
+
+
+def test_rows_are_counted_by_the_ranks_that_were_found() -> None:
+    task = Embedding.blank()
+    figures = np.zeros((4, 8))
+    figures[:, -2] = [1, 5, 11, 300]
+    counted = {row["rank"]: row["rows"] for row in task.details([], [], figures)["ranks"]}
+    assert counted == {"1": 1, "2 to 5": 1, "6 to 10": 0, "11 to 100": 1, "over 100": 1}
 
 
 def test_vectors_that_are_all_the_same_find_nothing() -> None:

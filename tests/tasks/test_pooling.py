@@ -28,6 +28,16 @@ def test_padding_has_no_part_in_a_vector(how: str, first: list[float], side: str
 
 
 @pytest.mark.parametrize("how", ["mean", "cls", "last", "max"])
+def test_vectors_are_float32_under_autocast(how: str) -> None:
+    torch.manual_seed(0)
+    states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    pooling = Pooling(how)  # type: ignore[arg-type]
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = pooling(states, mask)
+    assert torch.equal(pooled, pooling(states, mask))
+
+
+@pytest.mark.parametrize("how", ["mean", "cls", "last", "max"])
 def test_what_is_written_is_read_again(tmp_path: Path, how: str) -> None:
     write_sentence_files(tmp_path, Pooling(how), 16, 128, {"query": "query: "})  # type: ignore[arg-type]
     assert read_pooling(str(tmp_path)) == Pooling(how)  # type: ignore[arg-type]

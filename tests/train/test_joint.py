@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from transformers.pytorch_utils import Conv1D
 
 import tiny
+from alloytune.errors import InputError
 from alloytune.machine import Machine
 from alloytune.models.adapters import Attachment, adapted_layers
 from alloytune.models.load import load_model, load_tokenizer
@@ -390,6 +391,35 @@ def test_sample(subject: Subject) -> None:
     assert drawn[::2][:4] == drawn[1::2][:4]
     loss = with_adapters_that_move(make_loss(TASK), it.state.adapter_names)
     assert_equal(train(it, loss, draws, "adamw"), reference)
+
+
+@pytest.mark.parametrize("kind", [Blend, partial(Draws, every=1, seed=0)])
+def test_weights_that_all_rest_are_refused_when_it_comes_to_that(kind: Any) -> None:
+    """Ends in updates and in shares of a stage that minutes end; how they lie to each other training alone shows."""
+    courses = {
+        "full": WeightCourse((Piece(1, 1, "linear", 2), Piece(0, 0, "linear", math.inf)), "update"),
+        "adapter": WeightCourse((Piece(0, 0, "linear", 0.5), Piece(0, 1, "linear", math.inf))),
+    }
+    course = kind(Selected(frozenset()), {}, courses)
+    course.turn(course.number(2, 0.4))
+    course.turn(course.number(3, 0.5))  # at the foot of a slope
+    assert course.now == {"full": 0, "adapter": 0}
+    with pytest.raises(InputError, match="from update 3 on, all weights are 0"):
+        course.number(3, 0.4)
+
+
+def test_a_resume_knows_the_last_weights_before_any_update(subject: Subject) -> None:
+    it, names = subject, frozenset(subject.parts)
+    slope = WeightCourse((Piece(0, 1, "linear", 4), Piece(1, 1, "linear", math.inf)), "update")
+    weights = constant(full=1) | {"adapter": slope}
+    moving = Moving((Group(tuple(sorted(names)), 1e-3, 0.0),), settings_of("adamw"))
+    optimizer = make_optimizer(moving, named_weights(it.model))
+    alone, resumed = (Blend(Selected(names), it.parts, weights) for _ in range(2))
+    before, after = (Turns(blend, names, it.model, optimizer) for blend in (alone, resumed))
+    before.at(3, 0.5)
+    alone.give({"full": 0.5})  # for the next update
+    after.put(*before.state())
+    assert resumed.now == alone.now == {"full": 1.0, "adapter": pytest.approx(0.625)}
 
 
 def test_draws_follow_the_weights() -> None:

@@ -139,6 +139,21 @@ def test_goes_on_in_the_same_bytes(kind: str, killed_after: str, device: str) ->
     assert set(resumed.state_dict()) == {key.split("|")[0] for key in again}
 
 
+def test_numbers_are_put_back_without_going_through_a_device() -> None:
+    """Some have no float64; `meta`, which holds nothing, gives none of them back."""
+    net = Net()
+    optimizer = make("schedule_free", net)
+    update(net, optimizer, 0)
+    memory = optimizer_state(optimizer, dict(net.named_parameters()))
+    numbers = {key: value for key, value in memory.items() if key.endswith("|number")}
+    elsewhere = Net().to("meta")
+    optimizer = make("schedule_free", elsewhere)
+    put_optimizer_state(optimizer, dict(elsewhere.named_parameters()), numbers)
+    again = optimizer_state(optimizer, dict(elsewhere.named_parameters()))
+    assert numbers
+    assert all(torch.equal(again[key], value) for key, value in numbers.items())
+
+
 @pytest.mark.parametrize("kind", INSTALLED)
 def test_a_weight_that_joins_later_starts_as_if_it_were_first(kind: str) -> None:
     """Its bias correction counts its own updates, though it stands in the optimizer from the start."""

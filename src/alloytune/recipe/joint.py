@@ -1,11 +1,12 @@
 """Rules on `joint`: which keys go with which mode, what views may learn, and weights that could have no effect."""
 
-from collections.abc import Collection, Iterator, Mapping
-from itertools import combinations
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 
 from alloytune.expression import parse, roles_in
 from alloytune.recipe.places import KeyPath, Mistake
-from alloytune.recipe.types.joint import Joint, View, is_constant, read_weight
+from alloytune.recipe.types.joint import Joint, Unit, View, WeightPiece, is_constant, read_weight
 from alloytune.recipe.types.optimizer import read_optimizer
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import Stage
@@ -94,8 +95,35 @@ def _check_weights(joint: Joint, path: KeyPath) -> Iterator[Mistake]:
         if all(piece.first == piece.last == 0 for piece in read_weight(weight)):
             message = f"a weight of 0 throughout means no {view} training; leave {view!r} out"
             yield Mistake((*path, view), message)
-
+    yield from _check_rest(joint, path)
     yield from _check_found(joint, path)
+
+
+def _check_rest(joint: Joint, path: KeyPath) -> Iterator[Mistake]:
+    """Some weight is above 0 at any time. How ends in several units lie to each other is known with the rows alone."""
+    courses = [read_weight(weight) for weight in joint.weights.values()]
+    ends = {(piece.until, piece.unit) for course in courses for piece in course if piece.until is not None}
+    if len(courses) < 2 or len({unit for _, unit in ends}) > 1:
+        return
+    marks = [(0.0, ""), *((until, _name_end(until, unit)) for until, unit in sorted(ends)), (math.inf, "")]
+    for (begin, since), (_, until) in pairwise(marks):
+        if all(_rests(course, begin) for course in courses):
+            span = " ".join([*(["from", since] if since else []), *(["until", until] if until else [])])
+            message = (
+                f"{span or 'throughout'}, all weights are 0 and nothing would move; give one of them a weight there"
+            )
+            yield Mistake(path, message, at_key=True, about=tuple((*path, view) for view in joint.weights))
+            return
+
+
+def _rests(course: Sequence[WeightPiece], begin: float) -> bool:
+    """Tell whether a weight is 0 for all of the piece that an end of `begin` lies before."""
+    piece = next(piece for piece in course if piece.until is None or begin < piece.until)
+    return piece.first == piece.last == 0
+
+
+def _name_end(until: float, unit: Unit | None) -> str:
+    return f"{100 * until:g}%" if unit == "share" else f"{until:g} {unit}s"
 
 
 def _check_found(joint: Joint, path: KeyPath) -> Iterator[Mistake]:

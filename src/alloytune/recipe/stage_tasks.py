@@ -9,8 +9,6 @@ from alloytune.recipe.types.joint import OwnView
 from alloytune.recipe.types.recipe import Recipe, path_of
 from alloytune.recipe.types.stage import Stage
 
-_NOT_MERGED = "bottleneck"
-
 
 def check_stage_tasks(recipe: Recipe) -> Iterator[Mistake]:
     """Find stages whose own task or data cannot be, given the others; each is sound in itself."""
@@ -46,8 +44,9 @@ def _check_adapters(stages: list[Stage], learnings: list[str]) -> Iterator[Mista
 
 def _check_kinds(stage: Stage, number: int) -> Iterator[Mistake]:
     """What is attached while something else is learned can be folded into the body that carries over."""
-    if any(_NOT_MERGED in attach.kinds for attach in stage.attaches):
-        message = "a bottleneck adapter cannot be merged into the body that carries over; attach lora"
+    kind = next((attach.kinds[0] for attach in stage.attaches if not attach.mergeable), None)
+    if kind:
+        message = f"a {kind} adapter cannot be merged into the body that carries over; attach lora"
         yield Mistake(("stages", number, "attach"), message, about=(_own(stage, number),))
 
 

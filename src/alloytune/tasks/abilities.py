@@ -37,6 +37,14 @@ class Anchored(Protocol):
 
 
 @runtime_checkable
+class Sparing(Protocol):
+    """A task that answers only some rows where it is scored, as an answer takes long."""
+
+    def answering(self, num_rows: int) -> Self:
+        """Give the task as it answers the first `num_rows` rows."""
+
+
+@runtime_checkable
 class FitsModel(Protocol):
     """A task that depends on what a model's folder says of it."""
 

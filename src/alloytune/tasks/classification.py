@@ -25,6 +25,7 @@ from alloytune.tasks.labels import (
 from alloytune.tasks.metrics import choice_details, choice_figures, choice_values
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
+from alloytune.tasks.uncached import call_uncached
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Classification:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the logits, [examples, labels]."""
-        logits: Tensor = model(**batch.inputs).logits
+        logits: Tensor = call_uncached(model, batch.inputs).logits
         return logits.float()
 
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
@@ -121,7 +122,9 @@ class Classification:
         """Give accuracy, macro-F1, mean cross-entropy and calibration error."""
         return choice_values(figures, len(self.labels))
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Give figures per class and the confusion table."""
         predicted = np.stack(answers).argmax(axis=1)
         return choice_details(np.array([example.target for example in examples]), predicted, self.labels)

@@ -21,6 +21,7 @@ from alloytune.tasks.pooling import How, Pooling, read_pooling, write_sentence_f
 from alloytune.tasks.ranking import TOP, rank_documents
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import MULTIPLE, pad_inputs, row_names
+from alloytune.tasks.uncached import call_uncached
 
 _QUERY, _DOCUMENT, _NEGATIVE = range(3)
 
@@ -177,7 +178,7 @@ class Embedding:
         return torch.cat([checkpoint(self._embed, model, inputs, use_reentrant=False) for inputs in passes])
 
     def _embed(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        return self._pool(model(**inputs)[0], inputs["attention_mask"])
+        return self._pool(call_uncached(model, inputs)[0], inputs["attention_mask"])
 
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
         """Give the vectors of every example's texts, [texts, width]."""
@@ -217,9 +218,11 @@ class Embedding:
         first = f"recall_at_{TOP[-1]}"
         return {first: recalls.pop(first), **means, **recalls}
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Count rows by the rank of their document."""
-        ranks = self.figures(answers, examples)[:, -2]
+        ranks = figures[:, -2]
         limits = {"1": (1, 1), "2 to 5": (2, 5), "6 to 10": (6, 10), "11 to 100": (11, 100), "over 100": (101, np.inf)}
         found = {name: int(((ranks >= low) & (ranks <= high)).sum()) for name, (low, high) in limits.items()}
         return {"ranks": [{"rank": name, "rows": number} for name, number in found.items()]}

@@ -181,7 +181,9 @@ class LanguageModelling:
         loss = float(losses / targets)
         return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0))), "accuracy": float(right / targets)}
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Give nothing more."""
         return {}
 

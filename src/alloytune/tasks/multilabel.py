@@ -22,6 +22,7 @@ from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_am
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
 from alloytune.tasks.thresholds import best_threshold, set_details, set_figures, set_values
+from alloytune.tasks.uncached import call_uncached
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Multilabel:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the logits, [examples, labels]."""
-        logits: Tensor = model(**batch.inputs).logits
+        logits: Tensor = call_uncached(model, batch.inputs).logits
         return logits.float()
 
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
@@ -136,7 +137,9 @@ class Multilabel:
         """Give micro-F1, macro-F1, average precision and loss."""
         return set_values(figures)
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Give figures per label."""
         predicted = self._chances(answers) >= self.thresholds
         return set_details(self._truths(examples), predicted, self.labels, self.thresholds)

@@ -31,6 +31,10 @@ class Pooling:
 
     def __call__(self, states: Tensor, mask: Tensor) -> Tensor:
         """Pool `states` [texts, tokens, width] where `mask` [texts, tokens] is 1; give [texts, width], in float32."""
+        with torch.autocast(states.device.type, enabled=False):  # which takes sums of products in 16 bits
+            return self._pool(states, mask)
+
+    def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
         states, real = states.float(), mask.bool()
         places = torch.arange(mask.shape[1], device=mask.device)
         if self.how == "mean":

@@ -197,7 +197,9 @@ class Preference:
             "loss": float(np.logaddexp(0, -margins).mean()),
         }
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Give nothing more."""
         return {}
 

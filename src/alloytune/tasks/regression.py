@@ -18,6 +18,7 @@ from alloytune.data.rules import Given, Rules, Sieved, sieve_by
 from alloytune.errors import InputError
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
+from alloytune.tasks.uncached import call_uncached
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Regression:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the standardised numbers, [examples]."""
-        logits: Tensor = model(**batch.inputs).logits
+        logits: Tensor = call_uncached(model, batch.inputs).logits
         return logits.float().squeeze(-1)
 
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[float]:
@@ -121,7 +122,7 @@ class Regression:
             "loss": float(losses.mean()),
         }
 
-    def details(self, answers: Sequence[float], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(self, answers: Sequence[float], examples: Sequence[Example], figures: np.ndarray) -> dict[str, Any]:
         """Give nothing more."""
         return {}
 

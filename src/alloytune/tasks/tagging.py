@@ -22,6 +22,7 @@ from alloytune.tasks.aligning import align, blanks_of, glued_words
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_known, sort_naturally
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import pad_inputs, row_names
+from alloytune.tasks.uncached import call_uncached
 from alloytune.tasks.words import OUTSIDE, Sentence, is_on_words, read_sentences, read_spans, sift_spans, sift_tokens
 from alloytune.tasks.words import spans_of as spans_of_tags
 
@@ -150,7 +151,7 @@ class Tagging:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the logits of the words, [words of all examples, tags]."""
-        logits: Tensor = model(**batch.inputs).logits
+        logits: Tensor = call_uncached(model, batch.inputs).logits
         return logits[batch.targets != IGNORED].float()
 
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
@@ -180,7 +181,9 @@ class Tagging:
             "loss": float(loss / num_targets),
         }
 
-    def details(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(
+        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
+    ) -> dict[str, Any]:
         """Give figures per type of entity."""
         true, found, right = Counter[str](), Counter[str](), Counter[str]()
         for logits, example in zip(answers, examples, strict=True):

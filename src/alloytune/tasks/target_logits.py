@@ -11,15 +11,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from alloytune.tasks.uncached import call_uncached
+
 
 def target_logits(model: Any, inputs: dict[str, Any], chosen: Tensor) -> Tensor:
     """Call a model and give the logits, [chosen, vocabulary] in float32, where `chosen` [rows, tokens] is true."""
     head: nn.Module | None = model.get_output_embeddings()
     if head is None:
-        logits: Tensor = model(**inputs).logits
+        logits: Tensor = call_uncached(model, inputs).logits
         return logits[chosen].float()
     with _only(head, chosen):
-        found: Tensor = model(**inputs).logits
+        found: Tensor = call_uncached(model, inputs).logits
     return found[0].float()
 
 

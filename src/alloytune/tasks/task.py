@@ -144,8 +144,8 @@ class Task(Protocol):
     def values(self, figures: np.ndarray) -> dict[str, float]:
         """Give the value of every metric of rows with these figures; never NaN."""
 
-    def details(self, answers: Sequence[Any], examples: Sequence[Example]) -> dict[str, Any]:
-        """Give the tables behind the values: lists of rows, or counts by row and column."""
+    def details(self, answers: Sequence[Any], examples: Sequence[Example], figures: np.ndarray) -> dict[str, Any]:
+        """Give the tables behind the values: lists of rows, or counts by row and column, also by `figures`."""
 
     def table(self, answers: Sequence[Any], examples: Sequence[Example]) -> pl.DataFrame:
         """Give answers as columns, the answer itself first."""
@@ -160,4 +160,4 @@ def find_task(name: str) -> type[Task]:
 def scores_of(task: Task, answers: Sequence[Any], examples: Sequence[Example]) -> Scores:
     """Score the answers to a whole split."""
     figures = task.figures(answers, examples)
-    return Scores(task.values(figures), task.details(answers, examples), figures.tolist())
+    return Scores(task.values(figures), task.details(answers, examples, figures), figures.tolist())

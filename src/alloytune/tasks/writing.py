@@ -126,6 +126,10 @@ class Writing:
         prompt = usual if self.prompt is None else self.prompt
         return replace(self, is_two_sided=is_two_sided, is_encoder=is_encoder, prompt=prompt)
 
+    def answering(self, num_rows: int) -> Self:
+        """Give the task as it answers the first `num_rows` rows."""
+        return replace(self, generate=num_rows)
+
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize rows; an answer is written for the first `generate` of them, and for all that have none."""
         found = [
@@ -183,14 +187,14 @@ class Writing:
         if self.is_two_sided:
             inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
             decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=batch.targets)
-            return target_logits(model, inputs | {"decoder_input_ids": decoder_ids, "use_cache": False}, chosen)
+            return target_logits(model, inputs | {"decoder_input_ids": decoder_ids}, chosen)
         mask = batch.inputs["attention_mask"]
         if self.packing and can_pack(model):
             packed = pack(mask)
             if packed.num_rows < mask.shape[0]:
                 found = target_logits(model, packed.inputs(batch.inputs["input_ids"]), packed.rows_of(chosen))
                 return found[packed.order(chosen)]
-        return target_logits(model, batch.inputs | {"use_cache": False}, chosen)
+        return target_logits(model, batch.inputs, chosen)
 
     def answers(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> list[Written]:
         """Give the loss of every example, and what the model writes behind its prompt."""
@@ -214,7 +218,7 @@ class Writing:
         if not chosen.any():
             return sums
         each = cross_entropy(self.outputs(model, batch), batch.targets[chosen], reduction="none")
-        return sums.index_add(0, chosen.nonzero()[:, 0].cpu(), each.double().cpu())
+        return sums.index_add(0, chosen.nonzero()[:, 0].cpu(), each.cpu().double())
 
     def tuned(self, answers: Sequence[Written], examples: Sequence[Example]) -> Self:
         """Give the task as it is."""
@@ -244,7 +248,7 @@ class Writing:
             place += score.size
         return values | {"perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
 
-    def details(self, answers: Sequence[Written], examples: Sequence[Example]) -> dict[str, Any]:
+    def details(self, answers: Sequence[Written], examples: Sequence[Example], figures: np.ndarray) -> dict[str, Any]:
         """Give the first answers beside what was wanted."""
         pairs = zip(answers, examples, strict=True)
         written = [

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alloytune.errors import InputError
 from alloytune.selected import Selected
 from alloytune.tasks.task import Batch
 from alloytune.train.optimizers import Optimizer
@@ -28,7 +29,9 @@ VIEWS_OF: Mapping[Part, tuple[View, ...]] = {
 }
 
 
-_WEIGHT = "weight of "  # before a view, in what is remembered
+# Before a view, in what is remembered.
+_WEIGHT = "weight of "
+_NOW = "weight now of "
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,13 @@ class WeightCourse:
         risen = way if piece.shape == "linear" else 0.5 * (1.0 - math.cos(math.pi * way))
         return piece.first + (piece.last - piece.first) * risen
 
+    def begins(self, num_updates: int | None) -> list[int]:
+        """Give the updates in which its pieces begin, in a stage of so many updates, where that is known."""
+        ends = [piece.until for piece in self.pieces[:-1]]
+        if self.by == "share":
+            ends = [until * num_updates for until in ends] if num_updates else []
+        return [1, *(math.ceil(end - 1e-6) + 1 for end in ends)]
+
     def rests(self, update: int, share: float) -> bool:
         """Tell whether the weight is 0 for all of the piece that an update belongs to."""
         piece = self.pieces[self.piece(update, share)]
@@ -96,7 +106,7 @@ class Blend:
     """The course of a stage whose weights say how much each part counts; a part that counts for nothing rests.
 
     `parts` tells of every weight that moves which part it is of, `heads` of those of heads which views they belong to,
-    where these are not all. `now` are the weights of the update that was asked for last. A `balance` finds weights.
+    where these are not all. A `balance` finds weights. `where` names the objective in errors.
     """
 
     def __init__(
@@ -105,20 +115,25 @@ class Blend:
         parts: Mapping[str, Part],
         weights: Mapping[View, WeightCourse],
         heads: Mapping[str, Collection[View]] | None = None,
+        where: str = "joint",
     ) -> None:
         self.memory: dict[str, Tensor] = {}
         self.parts = parts
         self.weights = weights
         self.heads = heads or {}
+        self.where = where
         self.balance: Balance | None = None
-        self.now: dict[View, float] = {}
         self._selected = selected
         self._resting: frozenset[View] = frozenset()
 
     def number(self, update: int, share: float) -> int:
-        """Count the pieces of all weights that have ended before the update."""
-        self.now = {view: course.at(update, share) for view, course in self.weights.items()} | self._given()
+        """Count the pieces of all weights that have ended before the update; InputError where all of them rest."""
+        now = {view: course.at(update, share) for view, course in self.weights.items()} | self._remembered(_WEIGHT)
+        self._remember(_NOW, now)
         self._resting = frozenset(view for view, course in self.weights.items() if course.rests(update, share))
+        if len(self._resting) == len(self.weights):
+            what = f"from update {update} on, all weights are 0 and nothing would move"
+            raise InputError(self.where, what, "let one weight begin before the others end")
         return sum(course.piece(update, share) for course in self.weights.values())
 
     def turn(self, number: int) -> Turn:
@@ -127,11 +142,18 @@ class Blend:
 
     def give(self, weights: Mapping[View, float]) -> None:
         """Let views have these weights from the next update on, instead of their course."""
-        self.memory |= {f"{_WEIGHT}{view}": torch.tensor(w, dtype=torch.float64) for view, w in weights.items()}
+        self._remember(_WEIGHT, weights)
 
-    def _given(self) -> dict[View, float]:
-        views = [view for view in self.weights if f"{_WEIGHT}{view}" in self.memory]
-        return {view: float(self.memory[f"{_WEIGHT}{view}"]) for view in views}
+    @property
+    def now(self) -> dict[View, float]:
+        """Give the weights of the last update; after a resume they are known before the next."""
+        return self._remembered(_NOW)
+
+    def _remember(self, what: str, weights: Mapping[View, float]) -> None:
+        self.memory |= {f"{what}{view}": torch.tensor(w, dtype=torch.float64) for view, w in weights.items()}
+
+    def _remembered(self, what: str) -> dict[View, float]:
+        return {view: float(self.memory[f"{what}{view}"]) for view in self.weights if f"{what}{view}" in self.memory}
 
     def factor(self, part: Part) -> float:
         """Give the sum of the weights of the views that a part belongs to; the head has 1."""
@@ -164,8 +186,9 @@ class Draws(Blend):
         weights: Mapping[View, WeightCourse],
         every: int,
         seed: int,
+        where: str = "joint",
     ) -> None:
-        super().__init__(selected, parts, weights)
+        super().__init__(selected, parts, weights, where=where)
         self.every = every
         self._seed = seed
 
@@ -175,8 +198,10 @@ class Draws(Blend):
         return (update - 1) // self.every
 
     def turn(self, number: int) -> Turn:
-        """Draw a view by the weights of now, and let move what belongs to it."""
+        """Draw a view by the weights of now, evenly where all are about to rise, and let move what belongs to it."""
         views, weights = zip(*self.now.items(), strict=True)
+        if not any(weights):
+            weights = tuple(float(view not in self._resting) for view in views)
         bounds = np.cumsum(weights) / sum(weights)
         drawn: View = views[int(np.searchsorted(bounds, np.random.default_rng([self._seed, number]).random(), "right"))]
         return Turn(number, self._moving([drawn]), {"view": drawn})

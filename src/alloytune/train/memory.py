@@ -43,7 +43,8 @@ def put_optimizer_state(optimizer: Optimizer, weights: Mapping[str, nn.Parameter
         name, entry, *form = key.split("|")
         weight = weights[name]
         group, states = homes[weight]
-        _put(group, states[weight], entry, _from_tensor(value.to(_device(weight, group, entry), copy=True), form))
+        own = value if form == ["number"] else value.to(_device(weight, group, entry), copy=True)
+        _put(group, states[weight], entry, _from_tensor(own, form))
 
 
 def _entries(group: ParamGroup, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
