@@ -71,7 +71,8 @@ def find_near_across(columns: Sequence[pl.Series], ranks: Sequence[int]) -> dict
 class NearIndex:
     """Rows that are compared by the shingles of their texts; a row is its number in the columns given.
 
-    With two columns, rows are near when they are near in both. `same` gives each row the first one with its shingles.
+    With several columns, rows are near when they are near in each; an empty cell is an empty text. `same` gives each
+    row the first one with its shingles.
     """
 
     def __init__(self, columns: Sequence[pl.Series]) -> None:
@@ -182,7 +183,7 @@ def _number_words(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     known: dict[str, int] = {}
     words, lengths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for start in range(0, len(texts), ROWS_AT_ONCE):
-        folded = texts[start : start + ROWS_AT_ONCE].str.to_lowercase().alias("whole")
+        folded = texts[start : start + ROWS_AT_ONCE].fill_null("").str.to_lowercase().alias("whole")
         found = folded.str.replace_all(PASSED_ON, " ").str.extract_all(TOKEN).alias("words")
         whole = pl.concat_list(pl.lit("\0") + pl.col("whole"))  # no word begins so
         is_none = pl.col("words").list.len() == 0

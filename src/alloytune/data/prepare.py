@@ -132,7 +132,7 @@ def _group(rows: pl.DataFrame, settings: DataSettings) -> list[int]:
     """Give each row its group of near-duplicates, which no split may divide."""
     if not settings.near_duplicates:
         return list(range(rows.height))
-    return group_near([rows[name].fill_null("") for name in settings.rules.texts])
+    return group_near([rows[name] for name in settings.rules.texts])
 
 
 def _assign(rows: pl.DataFrame, groups: list[int], cut: dict[str, float], settings: DataSettings) -> pl.DataFrame:
