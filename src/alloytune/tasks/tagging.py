@@ -59,6 +59,7 @@ class Tagging:
             texts=("tokens",) if of_tokens else ("text",),
             answers=("tags",) if of_tokens else ("spans",),
             sift=sift_tokens if of_tokens else sift_spans,
+            taught=lambda rows: [frozenset(sentence.tags or ()) for sentence in read_sentences(rows)],
             require=_require,
             count=_count,
             warn=_warn,
