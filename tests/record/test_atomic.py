@@ -1,14 +1,17 @@
 """Writing leaves the whole new thing or the old one."""
 
+import subprocess
+import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from alloytune.errors import SaveError
+from alloytune.errors import InputError, SaveError
 from alloytune.record.atomic import new_folder, write_json
-from alloytune.record.folder import StageFolder
+from alloytune.record.folder import StageFolder, default_output
 from full_disk import full_disk
 
 
@@ -36,6 +39,30 @@ def test_a_new_folder_takes_the_old_ones_place(tmp_path: Path) -> None:
         with new_folder(tmp_path / "model") as aside:
             (aside / content).write_text(content)
     assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["new"]
+
+
+def test_of_two_runs_with_one_output_the_first_stays(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    faster = (
+        "import sys; from pathlib import Path; from alloytune.record.atomic import new_folder\n"
+        "with new_folder(Path(sys.argv[1]), replaces=False) as aside: (aside / 'a').write_text('first')"
+    )
+
+    def slower() -> None:
+        with new_folder(run, replaces=False) as aside:
+            (aside / "a").write_text("second")
+            subprocess.run([sys.executable, "-c", faster, str(run)], check=True)
+            assert (aside / "a").read_text() == "second"
+
+    with pytest.raises(InputError, match=r"output: .*exists and is not empty"):
+        slower()
+    assert (run / "a").read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_runs_of_one_minute_have_names_of_their_own() -> None:
+    times = (datetime(2026, 11, 23, 15, 42, second) for second in (7, 8))
+    assert len({default_output("tweets.csv", time) for time in times}) == 2
 
 
 def test_lines_cut_short_by_a_kill_are_left_out(tmp_path: Path) -> None:

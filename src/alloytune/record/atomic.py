@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alloytune.errors import SaveError
+from alloytune.errors import InputError, SaveError
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -30,12 +30,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Give a folder to fill; it takes the place of `path` when the block ends, and vanishes when it fails.
 
-    The folder that stood there before is untouched until the new one is complete and synced.
+    The folder that stood there before is untouched until the new one is complete and synced. Unless `replaces`, it
+    stays: InputError where something stands there by then, made by another process maybe.
     """
-    aside = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}.partial" if replaces else f".{path.name}.{os.getpid()}.partial")
     old = path.with_name(f".{path.name}.old")
     with save_errors(path):
         for leftover in (aside, old):
@@ -46,13 +47,25 @@ def new_folder(path: Path) -> Iterator[Path]:
             for file in sorted(aside.rglob("*")):
                 _sync(file)
             _sync(aside)
-            if path.exists():
+            if not replaces:
+                require_free(path)
+            elif path.exists():
                 path.rename(old)
-            aside.rename(path)
+            aside.rename(path)  # fails where a folder that is not empty has come in between
             _sync(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def require_free(path: Path) -> None:
+    """Raise InputError if a run folder cannot be made here without touching what is there."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(
+            "output",
+            f"{str(path)!r} exists and is not empty",
+            f"choose another --output, or go on with the run in it: alloytune train --resume {path}",
+        )
 
 
 @contextmanager

@@ -119,23 +119,13 @@ class RunFolder:
         write_json(self.path / name, dict(value))
 
 
-def require_free(path: Path) -> None:
-    """Raise InputError if a run folder cannot be made here without touching what is there."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(
-            "output",
-            f"{str(path)!r} exists and is not empty",
-            f"choose another --output, or go on with the run in it: alloytune train --resume {path}",
-        )
-
-
 def default_output(source: str, now: datetime) -> Path:
-    """Give a run folder's name that is still free, such as runs/tweets-20261123-1542."""
+    """Give a run folder's name that is still free, such as runs/tweets-20261123-154207."""
     stem = Path(source).stem or "run"
-    path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M}"
+    path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}"
     number = 2
     while path.exists():
-        path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M}-{number}"
+        path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}-{number}"
         number += 1
     return path
 
