@@ -10,6 +10,8 @@ from typing import Any
 
 from alloytune.errors import InputError, SaveError
 
+_OLD = ".old"
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a file in one step; raises SaveError and leaves the old file whole if that fails."""
@@ -34,13 +36,14 @@ def new_folder(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Give a folder to fill; it takes the place of `path` when the block ends, and vanishes when it fails.
 
     The folder that stood there before is untouched until the new one is complete and synced. Unless `replaces`, it
-    stays: InputError where something stands there by then, made by another process maybe.
+    stays: InputError where something stands there by then, made by another process maybe. What a kill left aside is
+    put back first.
     """
     aside = path.with_name(f".{path.name}.partial" if replaces else f".{path.name}.{os.getpid()}.partial")
-    old = path.with_name(f".{path.name}.old")
+    old = path.with_name(f".{path.name}{_OLD}")
     with save_errors(path):
-        for leftover in (aside, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        put_back(old)
+        shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir(parents=True)
             yield aside
@@ -55,6 +58,14 @@ def new_folder(path: Path, *, replaces: bool = True) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(old: Path) -> None:
+    """Give a folder that `new_folder` had moved aside its place again if a kill left that empty, else remove it."""
+    path = old.with_name(old.name.removeprefix(".").removesuffix(_OLD))
+    if old.exists() and not path.exists():
+        old.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
 

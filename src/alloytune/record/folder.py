@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alloytune.errors import InputError
-from alloytune.record.atomic import save_errors, write_json, write_text
+from alloytune.record.atomic import put_back, save_errors, write_json, write_text
 
 
 class StageFolder:
@@ -54,8 +54,11 @@ class StageFolder:
     def tidy(self, num_kept: int = 0) -> None:
         """Remove what a kill left half written, and all but the newest checkpoints from within the stage.
 
+        What a kill left aside while it was being replaced has its place again.
         A manifest goes first, so that a kill in between leaves no checkpoint that looks whole.
         """
+        for old in self.path.glob(".*.old"):
+            put_back(old)
         for outdated in self.progress_folders()[num_kept:]:
             (outdated / "manifest.json").unlink(missing_ok=True)
             shutil.rmtree(outdated)
