@@ -77,6 +77,17 @@ def test_of_two_runs_with_one_output_the_first_stays(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_new_folder_may_be_named_by_dots_or_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("work", "real"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path / "work")
+    for named, folder in (("../other/.", "other"), ("../link", "real"), ("../new/../next", "next")):
+        fill(Path(named), named)
+        assert (tmp_path / folder / "a").read_text() == named
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "next", "other", "real", "work"]
+
+
 def test_runs_of_one_minute_have_names_of_their_own() -> None:
     times = (datetime(2026, 11, 23, 15, 42, second) for second in (7, 8))
     assert len({default_output("tweets.csv", time) for time in times}) == 2

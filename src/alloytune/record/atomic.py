@@ -39,8 +39,9 @@ def new_folder(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     stays: InputError where something stands there by then, made by another process maybe. What a kill left aside is
     put back first.
     """
-    aside = path.with_name(f".{path.name}.partial" if replaces else f".{path.name}.{os.getpid()}.partial")
-    old = path.with_name(f".{path.name}{_OLD}")
+    whole = path.resolve()  # "." has no name of its own
+    aside = whole.with_name(f".{whole.name}.partial" if replaces else f".{whole.name}.{os.getpid()}.partial")
+    old = whole.with_name(f".{whole.name}{_OLD}")
     with save_errors(path):
         put_back(old)
         shutil.rmtree(aside, ignore_errors=True)
@@ -52,10 +53,10 @@ def new_folder(path: Path, *, replaces: bool = True) -> Iterator[Path]:
             _sync(aside)
             if not replaces:
                 require_free(path)
-            elif path.exists():
-                path.rename(old)
-            aside.rename(path)  # fails where a folder that is not empty has come in between
-            _sync(path.parent)
+            elif whole.exists():
+                whole.rename(old)
+            aside.rename(whole)  # fails where a folder that is not empty has come in between
+            _sync(whole.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -71,12 +72,21 @@ def put_back(old: Path) -> None:
 
 def require_free(path: Path) -> None:
     """Raise InputError if a run folder cannot be made here without touching what is there."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if why := why_taken(path):
         raise InputError(
             "output",
-            f"{str(path)!r} exists and is not empty",
-            f"choose another --output, or go on with the run in it: alloytune train --resume {path}",
+            why,
+            f"choose another --output, or go on with a run that stands in it: alloytune train --resume {path}",
         )
+
+
+def why_taken(path: Path) -> str | None:
+    """Say why a new folder cannot be made here without touching what is there; None where it can."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        return f"{str(path)!r} exists and is not empty"
+    if path.resolve() == Path.cwd():  # whose place another folder would take, so that no relative path holds any more
+        return f"{str(path)!r} is the working directory"
+    return None
 
 
 @contextmanager
