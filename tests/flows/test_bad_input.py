@@ -101,6 +101,17 @@ def test_an_output_folder_that_exists(command: Command, place: Path) -> None:
     assert (place / "run" / "precious.txt").read_text() == "keep me"
 
 
+def test_the_working_directory_is_no_output(
+    command: Command, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    answer = command("train", str(place / "recipe.yaml"), "--output", ".")
+    assert answer.code == 2
+    assert "output: '.' is the working directory; choose another --output" in answer.err
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
 def test_show_and_resume_of_what_is_no_run(command: Command, place: Path) -> None:
     for words in (("show", "nowhere"), ("train", "--resume", "nowhere"), ("predict", "nowhere", "table.csv")):
         answer = command(*words)

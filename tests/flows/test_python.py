@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,9 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
     saved = tuned.save(tmp_path / "copy")
     with pytest.raises(alloytune.InputError, match="not empty"):
         tuned.save(tmp_path / "copy")
+    (tmp_path / "empty").mkdir()
+    with chdir(tmp_path / "empty"), pytest.raises(alloytune.InputError, match=r"save: '\.' is the working directory"):
+        tuned.save(".")
     plain = AutoModelForSequenceClassification.from_pretrained(saved).eval()
     inputs = AutoTokenizer.from_pretrained(saved)(["a superb film", "a dull plot"], padding=True, return_tensors="pt")
     with torch.inference_mode():

@@ -89,3 +89,20 @@ def test_cells_that_are_no_lists_are_dropped_and_listed() -> None:
 def test_one_and_the_same_list_is_refused() -> None:
     with pytest.raises(InputError, match="every row has the labels"):
         with_answers(Multilabel, JSON, pl.DataFrame({"text": TEXTS, "labels": ['["a"]'] * 40}))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("rows", [None, 150])
+def test_train_has_every_label_that_another_split_asks_for(seed: int, rows: int | None) -> None:
+    texts, cells = [sentence(n) for n in range(300)], [[f"rare{n}"] if n < 10 else [LABELS[n % 3]] for n in range(300)]
+    table = pl.DataFrame({"text": texts, "labels": [json.dumps(cell) for cell in cells]})
+    dataset = with_answers(Multilabel, JSON, table, seed=seed, rows=rows)
+    assert len(Multilabel.learn(JSON, dataset.train).labels) == 13
+    assert [dataset.validation.height, dataset.test.height] == pytest.approx([(rows or 300) / 10] * 2, abs=5)
+
+
+def test_too_few_rows_for_the_labels_of_another_split_are_refused() -> None:
+    cells = [json.dumps([f"label{n % 30}"]) for n in range(300)]
+    table = pl.DataFrame({"text": [sentence(n) for n in range(300)], "labels": cells})
+    with pytest.raises(InputError, match=r'^data.rows: 12 rows leave train none with "label\d+".*allow more rows'):
+        with_answers(Multilabel, JSON, table, rows=12)

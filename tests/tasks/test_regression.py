@@ -79,3 +79,18 @@ def test_nothing_to_learn_is_refused() -> None:
     table = pl.DataFrame({"text": [sentence(n) for n in range(20)], "label": ["3"] * 20})
     with pytest.raises(InputError, match=r"every row has the label 3\.0"):
         with_answers(Regression, MSE, table)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("rows", [None, 12])
+@pytest.mark.parametrize("odd", [0.5, 7.5])
+def test_the_only_other_number_is_in_train(seed: int, rows: int | None, odd: float) -> None:
+    table = pl.DataFrame({"text": [sentence(n) for n in range(40)], "label": [odd] + [3.0] * 39})
+    dataset = with_answers(Regression, MSE, table, seed=seed, rows=rows)
+    assert Regression.learn(MSE, dataset.train).std > 0
+
+
+def test_so_few_rows_that_train_has_one_number_are_refused() -> None:
+    table = pl.DataFrame({"text": [sentence(n) for n in range(40)], "label": [float(n) for n in range(40)]})
+    with pytest.raises(InputError, match=r"^data.rows: every row has the label"):
+        with_answers(Regression, MSE, table, rows=3)

@@ -138,3 +138,14 @@ def test_a_table_without_entities_is_refused() -> None:
 def test_tags_that_the_model_does_not_know_are_named(bert: Path) -> None:
     with pytest.raises(InputError, match="does not know 'B-NEW'"):
         Tagging(LABELS).encode(row(["a"], ["B-NEW"]), load_tokenizer(str(bert)), None)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("rows", [None, 150])
+def test_train_has_every_tag_that_another_split_asks_for(bert: Path, seed: int, rows: int | None) -> None:
+    kinds = [f"RARE{n}" if n < 10 else "COMMON" for n in range(300)]
+    table = pl.concat([row(sentence(n).split()[:2], ["O", f"B-{kind}"]) for n, kind in enumerate(kinds)])
+    dataset = with_answers(Tagging, {}, table, seed=seed, rows=rows)
+    task = Tagging.learn({}, dataset.train)
+    assert len(task.encode(dataset.validation, load_tokenizer(str(bert)), None).examples) == dataset.validation.height
+    assert len(task.labels) == 1 + 2 * 11

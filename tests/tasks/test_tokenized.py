@@ -1,10 +1,17 @@
 """Rows in flat arrays are the examples that the tokenizer makes of them one by one."""
 
+import json
+from typing import Any
+
 import polars as pl
 import pytest
 
-from alloytune.tasks import texts
+from alloytune.tasks import embedding, tagging, texts
+from alloytune.tasks.embedding import Embedding
+from alloytune.tasks.tagging import Tagging
+from alloytune.tasks.task import Task
 from alloytune.tasks.tokenized import count_tokens
+from tasks.tables import tagged
 from tiny import make_table, make_tokenizer
 
 
@@ -34,3 +41,39 @@ def test_examples_are_those_of_single_rows(
     assert encoded.examples[-1] == examples[-1]
     with pytest.raises(IndexError):
         encoded.examples[20]
+
+
+def make_queries(rows: int) -> pl.DataFrame:
+    """Give queries with documents, and with up to two negatives."""
+    document = make_table(rows)["text"]
+    negatives = [json.dumps(document.to_list()[: n % 3]) for n in range(rows)]
+    return pl.DataFrame({"query": document.str.slice(0, 9), "document": document, "negative": negatives})
+
+
+@pytest.mark.parametrize(
+    ("task", "table", "texts_a_row"),
+    [
+        (Tagging(("O", "B-PRAISE", "I-PRAISE", "B-BLAME", "I-BLAME")), tagged(20), 1),
+        (Embedding(0.05, "", "", "mean"), make_queries(20), 4),  # query, document, two negatives
+    ],
+    ids=["tagging", "embedding"],
+)
+@pytest.mark.parametrize("max_length", [None, 6])
+def test_a_tokenizer_never_gets_a_whole_split(
+    task: Task, table: pl.DataFrame, texts_a_row: int, max_length: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make_tokenizer()
+    whole = task.encode(table, tokenizer, max_length)
+    tokenize, sizes = type(tokenizer).__call__, []
+
+    def record(self: Any, given: list[Any], **how: Any) -> Any:
+        sizes.append(len(given))
+        return tokenize(self, given, **how)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", record)
+    for module in (tagging, embedding):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
+    parts = task.encode(table, tokenizer, max_length)
+    assert max(sizes) <= 7 * texts_a_row
+    assert len(list(parts.examples)) == 20
+    assert parts == whole

@@ -71,7 +71,8 @@ def find_near_across(columns: Sequence[pl.Series], ranks: Sequence[int]) -> dict
 class NearIndex:
     """Rows that are compared by the shingles of their texts; a row is its number in the columns given.
 
-    With several columns, rows are near when they are near in each; an empty cell is an empty text. `same` gives each row the first one with its shingles.
+    With several columns, rows are near when they are near in each; an empty cell is an empty text. `same` gives each
+    row the first one with its shingles.
     """
 
     def __init__(self, columns: Sequence[pl.Series]) -> None:

@@ -128,6 +128,11 @@ def _labels(rows: pl.DataFrame, rules: Rules) -> list[str]:
     return [""] * rows.height if rules.strata is None else rules.strata(rows)
 
 
+def _taught(rows: pl.DataFrame, rules: Rules) -> list[frozenset[str]]:
+    """Give what each row teaches that train must not lack."""
+    return [frozenset({label}) for label in _labels(rows, rules)] if rules.taught is None else rules.taught(rows)
+
+
 def _group(rows: pl.DataFrame, settings: DataSettings) -> list[int]:
     """Give each row its group of near-duplicates, which no split may divide."""
     if not settings.near_duplicates:
@@ -142,6 +147,7 @@ def _assign(rows: pl.DataFrame, groups: list[int], cut: dict[str, float], settin
     in_train = [number for number, split in enumerate(rows["split"]) if split == "train"]
     places = cut_splits(
         _labels(rows[in_train], settings.rules),
+        _taught(rows[in_train], settings.rules),
         [groups[number] for number in in_train],
         {split: cut[split] for split in ("test", "validation") if split in cut},
         stratify=settings.split.stratify and settings.rules.strata is not None,
@@ -151,7 +157,8 @@ def _assign(rows: pl.DataFrame, groups: list[int], cut: dict[str, float], settin
     if empty := [split for split in cut if split not in places]:
         raise InputError(
             "data.split",
-            f"no row can be cut for {' and '.join(empty)}, so many are near-duplicates of one another",
+            f"no row can be cut for {' and '.join(empty)}, so many are near-duplicates of one another, "
+            "or the only ones with a label",
             "give more rows, a file for each split, or near_duplicates: false",
         )
     return rows
@@ -171,7 +178,20 @@ def _limit(rows: pl.DataFrame, drawn: list[str], settings: DataSettings) -> pl.D
             f"{settings.rows} rows cannot hold every class in every split",
             f"allow at least {least}",
         )
-    return pl.concat([draw_rows(rows, labels, settings.rows, settings.seed), whole])
+    drawn_rows = draw_rows(rows, labels, _taught(rows, settings.rules), settings.rows, settings.seed)
+    kept = pl.concat([drawn_rows, whole])
+    _require_taught(kept, settings.rows, settings.rules)
+    return kept
+
+
+def _require_taught(kept: pl.DataFrame, rows: int, rules: Rules) -> None:
+    """Raise an InputError where so few rows leave train nothing to learn, or without what other splits ask for."""
+    train = kept.filter(pl.col("split") == "train")
+    rules.require(Given("data.rows", "train", train, train, ()))
+    lacking = frozenset().union(*_taught(kept, rules)) - frozenset().union(*_taught(train, rules))
+    if lacking:
+        shown = ", ".join(f'"{label}"' for label in sorted(lacking)[:EXAMPLES])
+        raise InputError("data.rows", f"{rows} rows leave train none with {shown}", "allow more rows")
 
 
 def _warn(kept: pl.DataFrame, rules: Rules, largest: int) -> list[str]:

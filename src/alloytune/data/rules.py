@@ -52,7 +52,8 @@ class Rules:
     `strips` tells whether white space at the ends of texts and answers is nothing. `sift` brings answers into one form
     and drops rows whose answers cannot be used; columns may be absent. `answered` drops rows that hold a question
     without its answer, where both stand in one column; it is not asked about rows that are to be answered. `strata`
-    gives the label of every row, where a row has one. `require` raises an InputError for rows that nothing can be
+    gives the label of every row, where a row has one. `taught` gives what every row teaches that train must not lack,
+    such as its labels; where None, it is the label. `require` raises an InputError for rows that nothing can be
     learned from or judged on; `count` counts what should stand in the audit, by class; `warn` says, of the rows as they
     were read, the rows kept and their counts, what may make them hard to learn.
     """
@@ -65,6 +66,7 @@ class Rules:
     sift: Callable[[pl.DataFrame], Sieved] = keep_all
     answered: Callable[[pl.DataFrame], Sieved] = keep_all
     strata: Callable[[pl.DataFrame], list[str]] | None = None
+    taught: Callable[[pl.DataFrame], list[frozenset[str]]] | None = None
     require: Callable[[Given], None] = lambda given: None
     count: Callable[[pl.DataFrame], dict[str, int]] = lambda rows: {}
     warn: Callable[[pl.DataFrame, pl.DataFrame, Counts], list[str]] = lambda read, kept, counts: []

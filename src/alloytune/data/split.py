@@ -15,12 +15,18 @@ FEW_ROWS = 10
 
 
 def cut_splits(
-    labels: Sequence[str], groups: Sequence[int], shares: Mapping[str, float], *, stratify: bool, seed: int
+    labels: Sequence[str],
+    taught: Sequence[frozenset[str]],
+    groups: Sequence[int],
+    shares: Mapping[str, float],
+    *,
+    stratify: bool,
+    seed: int,
 ) -> list[str]:
     """Name a split for each row: one of `shares`, or train.
 
     Rows of one group stay together. Each split gets its share of the rows to within a group, and of every class
-    if `stratify`. The same rows and seed give the same splits.
+    if `stratify`; train has a row of all that is taught. The same rows and seed give the same splits.
     """
     strata = list(labels) if stratify else [""] * len(labels)
     quotas = split_quotas(Counter(strata), shares, cover=stratify)
@@ -32,7 +38,7 @@ def cut_splits(
     contents = [Counter(strata[number] for number in group) for group in ordered]
     places = _place_groups(contents, quotas)
     _fill_missing(contents, places, quotas)
-    _teach_every_class([{labels[number] for number in group} for group in ordered], places)
+    _teach_everything([frozenset().union(*(taught[number] for number in group)) for group in ordered], places)
     splits = ["train"] * len(labels)
     for group, place in zip(ordered, places, strict=True):
         for number in group:
@@ -40,13 +46,19 @@ def cut_splits(
     return splits
 
 
-def draw_rows(table: pl.DataFrame, labels: Sequence[str], rows: int, seed: int) -> pl.DataFrame:
-    """Draw so many rows, in proportion from every class of every split, at least one from each; keep their order."""
+def draw_rows(
+    table: pl.DataFrame, labels: Sequence[str], taught: Sequence[frozenset[str]], rows: int, seed: int
+) -> pl.DataFrame:
+    """Draw so many rows, in proportion from every class of every split, at least one from each; keep their order.
+
+    Rows of train that teach what those drawn before do not are drawn first.
+    """
     cells = [f"{split}\x1f{label}" for split, label in zip(table["split"], labels, strict=True)]
     sizes = Counter(cells)
     left = share_out(sizes, rows, least=1, most=sizes)
     taken = []
-    for number in np.random.default_rng(seed).permutation(table.height).tolist():
+    order = np.random.default_rng(seed).permutation(table.height).tolist()
+    for number in _teaching_first(order, table["split"].to_list(), taught):
         if left[cells[number]] > 0:
             left[cells[number]] -= 1
             taken.append(number)
@@ -58,7 +70,7 @@ def warn_of_shares(sizes: Mapping[str, int], shares: Mapping[str, float]) -> lis
     whole = sum(sizes[split] for split in ("train", *shares))
     return [
         f"{split} has {sizes[split]:,} of {whole:,} rows, {sizes[split] / whole:.0%} and not {share:.0%}: "
-        "every class is to have a row in each split, and near-duplicates stay together"
+        "every class is to have a row in train, or in each split, and near-duplicates stay together"
         for split, share in shares.items()
         if abs(sizes[split] - share * whole) > max(SHARE_OFF * share * whole, FEW_ROWS)
     ]
@@ -105,10 +117,23 @@ def _fill_missing(contents: list[Counter[str]], places: list[str], quotas: Quota
                     at[name, label].append(alone[-1])
 
 
-def _teach_every_class(contents: list[set[str]], places: list[str]) -> None:
-    """Bring back to train a group of each class that an unstratified cut took out of it entirely."""
+def _teach_everything(contents: list[frozenset[str]], places: list[str]) -> None:
+    """Bring back to train a group that teaches what a cut took out of it entirely."""
     taught = {label for content, place in zip(contents, places, strict=True) if place == "train" for label in content}
     for number, content in enumerate(contents):
         if not content <= taught:
             places[number] = "train"
             taught |= content
+
+
+def _teaching_first(order: list[int], splits: list[str], taught: Sequence[frozenset[str]]) -> list[int]:
+    """Put the rows of train that teach what none before them does in front of all others."""
+    known: set[str] = set()
+    teaching, others = [], []
+    for number in order:
+        if splits[number] == "train" and not taught[number] <= known:
+            known |= taught[number]
+            teaching.append(number)
+        else:
+            others.append(number)
+    return teaching + others

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alloytune.errors import InputError
-from alloytune.record.atomic import save_errors, write_json, write_text
+from alloytune.record.atomic import put_back, save_errors, write_json, write_text
 
 
 class StageFolder:
@@ -54,8 +54,11 @@ class StageFolder:
     def tidy(self, num_kept: int = 0) -> None:
         """Remove what a kill left half written, and all but the newest checkpoints from within the stage.
 
+        What a kill left aside while it was being replaced has its place again.
         A manifest goes first, so that a kill in between leaves no checkpoint that looks whole.
         """
+        for old in self.path.glob(".*.old"):
+            put_back(old)
         for outdated in self.progress_folders()[num_kept:]:
             (outdated / "manifest.json").unlink(missing_ok=True)
             shutil.rmtree(outdated)
@@ -119,23 +122,13 @@ class RunFolder:
         write_json(self.path / name, dict(value))
 
 
-def require_free(path: Path) -> None:
-    """Raise InputError if a run folder cannot be made here without touching what is there."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(
-            "output",
-            f"{str(path)!r} exists and is not empty",
-            f"choose another --output, or go on with the run in it: alloytune train --resume {path}",
-        )
-
-
 def default_output(source: str, now: datetime) -> Path:
-    """Give a run folder's name that is still free, such as runs/tweets-20261123-1542."""
+    """Give a run folder's name that is still free, such as runs/tweets-20261123-154207."""
     stem = Path(source).stem or "run"
-    path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M}"
+    path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}"
     number = 2
     while path.exists():
-        path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M}-{number}"
+        path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}-{number}"
         number += 1
     return path
 

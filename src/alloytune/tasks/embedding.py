@@ -20,7 +20,7 @@ from alloytune.tasks.contrast import allowed_documents, contrastive_loss
 from alloytune.tasks.pooling import How, Pooling, read_pooling, write_sentence_files
 from alloytune.tasks.ranking import TOP, rank_documents
 from alloytune.tasks.task import Batch, Encoded, Example
-from alloytune.tasks.texts import MULTIPLE, pad_inputs, row_names
+from alloytune.tasks.texts import MULTIPLE, ROWS_AT_ONCE, pad_inputs, row_names
 from alloytune.tasks.uncached import call_uncached
 
 _QUERY, _DOCUMENT, _NEGATIVE = range(3)
@@ -111,14 +111,22 @@ class Embedding:
 
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize query, document and negatives of every row, one after another."""
+        names, examples, num_cut = row_names(table), [], 0
+        for start, part in zip(range(0, table.height, ROWS_AT_ONCE), table.iter_slices(ROWS_AT_ONCE), strict=True):
+            of_part, more_cut = self._encode_rows(names[start : start + ROWS_AT_ONCE], part, tokenizer, max_length)
+            examples += of_part
+            num_cut += more_cut
+        return Encoded(examples, num_cut)
+
+    def _encode_rows(
+        self, names: Sequence[str], table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> tuple[list[Example], int]:
+        """Tokenize rows in one call; give also how many lost tokens."""
         texts = [self._texts(row) for row in table.to_dicts()]
-        flat = [text for of_row in texts for text in of_row]
-        if not flat:
-            return Encoded([])
-        encoded = tokenizer(flat)
+        encoded = tokenizer([text for of_row in texts for text in of_row])
         keys = [key for key in encoded if key != "attention_mask"]
         examples, num_cut, start = [], 0, 0
-        for name, of_row in zip(row_names(table), texts, strict=True):
+        for name, of_row in zip(names, texts, strict=True):
             places = range(start, start + len(of_row))
             start += len(of_row)
             whole = [len(encoded["input_ids"][place]) for place in places]
@@ -129,7 +137,7 @@ class Embedding:
                 short = tokenizer(of_row, truncation=True, max_length=max_length)
                 inputs = {key: [value for one in short[key] for value in one] for key in keys}
             examples.append(Example(name, inputs, Texts(lengths, tuple(map(_key, of_row)))))
-        return Encoded(examples, num_cut)
+        return examples, num_cut
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
         """Give a row's texts with their prompts: query, document, negatives."""

@@ -52,6 +52,7 @@ class Multilabel:
             answers=("labels",),
             mended=texts,
             sift=partial(sift_labels, separator=settings["separator"]),
+            taught=lambda rows: [frozenset(read_labels(cell)) for cell in rows["labels"]],
             require=_require,
             count=_count,
             warn=_warn,

@@ -39,7 +39,7 @@ class Regression:
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
         """Ask for a finite number in every row."""
         texts = text_columns(columns)
-        return Rules(texts=texts, answers=("label",), mended=texts, sift=_sift, require=_require_spread)
+        return Rules(texts=texts, answers=("label",), mended=texts, sift=_sift, taught=_halves, require=_require_spread)
 
     @classmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
@@ -163,6 +163,15 @@ def _number(label: str) -> float | None:
         return float(label)
     except ValueError:
         return None
+
+
+def _halves(rows: pl.DataFrame) -> list[frozenset[str]]:
+    """Say of each number whether it is a high one: train needs both, for numbers without spread teach nothing."""
+    numbers = rows["label"].cast(pl.Float64)
+    is_high = numbers > numbers.median()
+    if not is_high.any():  # more than half of them are the highest
+        is_high = numbers == numbers.max()
+    return [frozenset({"a high number" if high else "a low number"}) for high in is_high]
 
 
 def _require_spread(given: Given) -> None:

@@ -21,7 +21,7 @@ from alloytune.errors import InputError
 from alloytune.tasks.aligning import align, blanks_of, glued_words
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_known, sort_naturally
 from alloytune.tasks.task import Batch, Encoded, Example
-from alloytune.tasks.texts import pad_inputs, row_names
+from alloytune.tasks.texts import ROWS_AT_ONCE, pad_inputs, row_names
 from alloytune.tasks.uncached import call_uncached
 from alloytune.tasks.words import OUTSIDE, Sentence, is_on_words, read_sentences, read_spans, sift_spans, sift_tokens
 from alloytune.tasks.words import spans_of as spans_of_tags
@@ -60,6 +60,7 @@ class Tagging:
             texts=("tokens",) if of_tokens else ("text",),
             answers=("tags",) if of_tokens else ("spans",),
             sift=sift_tokens if of_tokens else sift_spans,
+            taught=lambda rows: [frozenset(sentence.tags or ()) for sentence in read_sentences(rows)],
             require=_require,
             count=_count,
             warn=_warn,
@@ -105,21 +106,21 @@ class Tagging:
             raise InputError("model", "its tokenizer cannot tell which word a token is of", "use one that is fast")
         sentences, rows = read_sentences(table), row_names(table)
         self._require_known(sentences)
-        if not sentences:
-            return Encoded([])
-        encoded = tokenizer([sentence.words for sentence in sentences], is_split_into_words=True)
-        keys = [key for key in encoded if key != "attention_mask"]
         is_blank = blanks_of(tokenizer)
         examples, left_out, num_cut = [], [], 0
-        for n, (row, sentence) in enumerate(zip(rows, sentences, strict=True)):
-            glued = glued_words(sentence.offsets)
-            found = align(encoded["input_ids"][n], encoded.word_ids(n), glued, is_blank, max_length)
-            num_cut += bool(sentence.words) and max(found.positions, default=-1) < len(sentence.words) - 1
-            if found.positions:
-                inputs = {key: [encoded[key][n][place] for place in found.kept] for key in keys}
-                examples.append(Example(row, inputs, Tagged(sentence, found.positions)))
-            else:
-                left_out.append((row, "no word becomes a token"))
+        for start in range(0, len(sentences), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            encoded = tokenizer([sentence.words for sentence in sentences[part]], is_split_into_words=True)
+            keys = [key for key in encoded if key != "attention_mask"]
+            for n, (row, sentence) in enumerate(zip(rows[part], sentences[part], strict=True)):
+                glued = glued_words(sentence.offsets)
+                found = align(encoded["input_ids"][n], encoded.word_ids(n), glued, is_blank, max_length)
+                num_cut += bool(sentence.words) and max(found.positions, default=-1) < len(sentence.words) - 1
+                if found.positions:
+                    inputs = {key: [encoded[key][n][place] for place in found.kept] for key in keys}
+                    examples.append(Example(row, inputs, Tagged(sentence, found.positions)))
+                else:
+                    left_out.append((row, "no word becomes a token"))
         return Encoded(examples, num_cut, tuple(left_out))
 
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Batch:
