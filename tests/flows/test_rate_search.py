@@ -56,7 +56,7 @@ def test_found_rates_are_written_and_a_resume_goes_on_with_them(tmp_path: Path, 
     assert not json.loads((tmp_path / "alone/stages/01-short/rates.json").read_text())["head"]["curve"]
 
     stages = recipe_from(alone.read("resolved.json")).stages
-    assert stages[0].rate == 2e-2  # too short to search
+    assert stages[0].rate == 6e-2  # too short to search
     assert stages[1].rate == searched["pretrained"]["rate"]
     assert stages[1].rates == {
         "layers[-1:] & norm": 1e-3,
