@@ -96,7 +96,10 @@ class Tuned:
         """
         chosen = self._choose_columns(parse_table(table), where, list(self.recipe.columns))
         rules = build_rules(self.recipe)
-        examples, answers = self._answers(rules.answered(self._clean(chosen))[0])
+        try:
+            examples, answers = self._answers(rules.answered(self._clean(chosen))[0])
+        except InputError as error:  # the task knows the column, and not whose it is
+            raise InputError(f"{where}: {error.where}", error.what, error.remedy) from None
         if not examples:
             *texts, last = self.recipe.columns
             raise InputError(str(where), f"no row has both {' and '.join(texts)} and {last}", "give rows with both")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -49,8 +48,9 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
     alone = again.predict(["a superb film"])["probability"][0]
     assert alone == pytest.approx(answers["probability"][0], abs=1e-6)
     assert again.scores == tuned.scores
-    with pytest.raises(alloytune.InputError, match="does not know 'ugly'"):
-        again.evaluate_table(pl.DataFrame({"text": ["so so"], "label": ["ugly"]}))
+    unknown = 'held.csv: label: 2 rows have what the model does not know: "odd", "ugly"; remove .* knows: "bad", "good"'
+    with pytest.raises(alloytune.InputError, match=unknown):
+        again.evaluate_table({"text": ["so so", "well", "dull"], "label": ["ugly", "odd", "bad"]}, "held.csv")
 
     scores = again.evaluate_table(table)["values"]
     untidy = table.assign(said=" " + table["said"], mood=table["mood"] + "\t", more=1).to_dict("records")
