@@ -1,7 +1,7 @@
 """A run on the terminal: what cleaning did, a bar per stage, the verdicts, the tables at the end."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
 from alloytune.report.scores import score_line, shown_metrics
 from alloytune.report.tables import audit_table, run_report, short_rates
+from alloytune.train.range_test import FEWEST_SEARCHED
 from alloytune.watch import Watcher
 
 SMOOTHING = 0.95  # of the loss shown: about the mean of the last 20 updates
@@ -77,6 +78,13 @@ class Terminal(Watcher):
     def on_rate_search(self, number: int, stage: Any) -> None:
         """Say what takes time before the first update."""
         self._say(f"\nstage {number + 1}: {escape(stage.name)}: finding its rate ...")
+
+    def on_starting_rates(self, number: int, stage: Any, rates: Sequence[float]) -> None:
+        """Say what `rate: auto` comes to without a search."""
+        self._say(
+            f"\nstage {number + 1}: {escape(stage.name)}: no search for its rate, which takes a stage known to have "
+            f"{FEWEST_SEARCHED} updates or more; it takes the starting {short_rates(rates)}"
+        )
 
     def on_combine(self, number: int, stage: Any) -> None:
         """Name what is combined."""
