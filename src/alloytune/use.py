@@ -40,6 +40,12 @@ class Tuned:
     machine: Machine
     max_length: int | None
 
+    def __repr__(self) -> str:
+        """Give folder, task and scores; the rest fills pages."""
+        scores = {name: round(value, 4) for name, value in self.scores.items()}
+        split = "test" if self.results["test"] else "validation"
+        return f"Tuned(folder={str(self.folder.path)!r}, task={self.recipe.task_name!r}, {split} scores={scores})"
+
     @property
     def scores(self) -> dict[str, float]:
         """Give the scores on the test split, or on validation where there was no test.

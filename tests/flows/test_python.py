@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,8 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
     columns = {"text": "said", "label": "mood", "split": SPLIT}
     tuned = alloytune.tune(table, str(bert), recipe, output=tmp_path / "run", seed=1, **columns)
     assert tuned.scores["accuracy"] > 0.7
+    assert f"folder={str(tmp_path / 'run')!r}, task='classification', test scores={{'accuracy': " in repr(tuned)
+    assert len(repr(tuned)) < 400
     answers = tuned.predict(["a superb film", "a dull plot"])
     assert answers["label"].to_list() == ["good", "bad"]
 
@@ -43,6 +46,11 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
         chances = plain(**inputs).logits.softmax(-1).numpy()
     assert plain.config.id2label == {0: "bad", 1: "good"}
     assert np.allclose(chances, answers.select("probability_bad", "probability_good").to_numpy(), atol=1e-5)
+
+    names: dict[str, Any] = {}
+    card = (tmp_path / "run/model/README.md").read_text()
+    exec(card.partition("```python\n")[2].partition("```")[0].replace("./model", str(tmp_path / "run/model")), names)
+    assert names["labels"] == tuned.predict("a text")["label"].to_list()
 
     again = alloytune.load(tmp_path / "run")
     alone = again.predict(["a superb film"])["probability"][0]
