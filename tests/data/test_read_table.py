@@ -163,7 +163,7 @@ def test_missing_columns_name_the_nearest_and_all() -> None:
     with pytest.raises(InputError) as caught:
         require_columns(table, "tweets.csv", ["text"])
     assert str(caught.value) == (
-        'tweets.csv: there is no column "text"; did you mean "Text"? the columns are: Text, sentiment'
+        'tweets.csv: there is no column "text"; did you mean "Text"? the columns are: "Text", "sentiment"'
     )
 
 

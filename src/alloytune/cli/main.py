@@ -43,7 +43,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as stages.0.rate=1e-5.")
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the whole run.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to make.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Run folder to make; runs/NAME-DATE where absent.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 PlaceArgument = Annotated[
     str,
