@@ -102,8 +102,8 @@ class Session:
         return {name: weight.detach() for name, weight in named_weights(model).items()}
 
 
-def build_data_settings(recipe: Recipe) -> DataSettings:
-    """Translate the recipe's `data`."""
+def build_data_settings(recipe: Recipe, place: str = "data") -> DataSettings:
+    """Translate the recipe's `data`; `place` is where it stands."""
     data = recipe.data
     return DataSettings(
         train=_path(data.train),
@@ -119,6 +119,7 @@ def build_data_settings(recipe: Recipe) -> DataSettings:
         repair=data.repair,
         near_duplicates=data.near_duplicates,
         seed=recipe.seed,
+        place=place,
     )
 
 
@@ -131,7 +132,7 @@ def build_rules(recipe: Recipe, columns: Collection[str] | None = None) -> Rules
 def prepare_others(recipe: Recipe) -> dict[str, Dataset]:
     """Read, clean and split the rows of stages and views that have their own; by what they learn."""
     return {
-        name: prepare(build_data_settings(recipe.view(*learner)))
+        name: prepare(build_data_settings(recipe.view(*learner), ".".join(map(str, (*path_of(learner), "data")))))
         for name, learner in recipe.learnings.items()
         if recipe.learners[learner].data is not None
     }

@@ -281,8 +281,11 @@ def _require_word(word: str, known: tuple[str, ...], text: str, before: str = ""
     shown = f"{before}.{word}" if before else word
     if not known:
         raise ValueError(f"{shown!r} in {text!r}: {before} has no parts")
-    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    meant = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}"
+    # A part is a role only with what it is a part of before it.
+    meant_by = {} if before else {role: role for role in known}
+    meant_by |= {part: f"{role}.{part}" for role, parts in PARTS.items() for part in parts if before in ("", role)}
+    nearest = difflib.get_close_matches(word, meant_by, n=1, cutoff=0.5)
+    meant = f"did you mean {meant_by[nearest[0]]!r}?" if nearest else f"there are {', '.join(meant_by.values())}"
     raise ValueError(f"unknown role {shown!r} in {text!r}; {meant}")
 
 

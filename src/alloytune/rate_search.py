@@ -59,11 +59,11 @@ def find_rates(
 
     A stage that is too short for a sweep, or that time alone ends, keeps its starting values.
     """
-    sides = _sides(moving)
+    sides = starting_rates(moving)
     if not sides:
         return {}
     updates = replace(build.build_updates(session, number, _SEARCHING), beside={})
-    num_updates = _sweep_updates(session, number) // len(sides)
+    num_updates = num_searching(session, number) // len(sides)
     model = session.state.model
     before = copy_weights(model, moving.names)
     found: dict[Side, Found] = {}
@@ -87,7 +87,7 @@ def settle(recipe: Recipe, number: int, found: Mapping[Side, Found], roles: Role
     return recipe.model_copy(update={"stages": stages})
 
 
-def _sides(moving: Moving) -> dict[Side, float]:
+def starting_rates(moving: Moving) -> dict[Side, float]:
     """Give the sides whose rate is left to `auto`, with their starting values; the head goes with another, if any."""
     starts = {_side(group): group.start for group in moving.groups if group.start is not None}
     return {side: start for side, start in starts.items() if side != "head" or len(starts) == 1}
@@ -105,7 +105,8 @@ def _only(moving: Moving, side: Side) -> Moving:
     )
 
 
-def _sweep_updates(session: Session, number: int) -> int:
+def num_searching(session: Session, number: int) -> int:
+    """Give the updates that a search of a stage's rates would take, 0 where the stage is too short for one."""
     updates = build.build_updates(session, number, 0)
     plan = build.build_plan(session, number, 0, updates)
     per_update = int(count_tokens(updates.examples).sum()) / updates.per_epoch

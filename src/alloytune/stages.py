@@ -20,7 +20,7 @@ from alloytune.measures import Measures, measure_stage
 from alloytune.models.state import Snapshot
 from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import in_training_form, make_stage_optimizer
-from alloytune.rate_search import find_rates, settle
+from alloytune.rate_search import find_rates, num_searching, settle, starting_rates
 from alloytune.recipe.read import resolved
 from alloytune.recipe.types.choosing import ByTurns
 from alloytune.recipe.types.stage import Stage
@@ -113,7 +113,10 @@ class StageOfRun:
 
         Where weights take turns, those of the first turn are searched with.
         """
-        self.watcher.on_rate_search(self.number, self.stage)
+        if num_searching(self.session, self.number):
+            self.watcher.on_rate_search(self.number, self.stage)
+        else:
+            self.watcher.on_starting_rates(self.number, self.stage, list(starting_rates(moving).values()))
         session, state = self.session, self.session.state
         selected = course.turn(0).selected if isinstance(self.stage.train, ByTurns) else moving.selected
         found = find_rates(session, self.number, moving, selected, self.reader)

@@ -40,6 +40,12 @@ class Tuned:
     machine: Machine
     max_length: int | None
 
+    def __repr__(self) -> str:
+        """Give folder, task and scores; the rest fills pages."""
+        scores = {name: round(value, 4) for name, value in self.scores.items()}
+        split = "test" if self.results["test"] else "validation"
+        return f"Tuned(folder={str(self.folder.path)!r}, task={self.recipe.task_name!r}, {split} scores={scores})"
+
     @property
     def scores(self) -> dict[str, float]:
         """Give the scores on the test split, or on validation where there was no test.
@@ -97,7 +103,10 @@ class Tuned:
         """
         chosen = self._choose_columns(parse_table(table), where, list(self.recipe.columns))
         rules = build_rules(self.recipe)
-        examples, answers = self._answers(self.task, rules.answered(self._clean(chosen))[0])
+        try:
+            examples, answers = self._answers(self.task, rules.answered(self._clean(chosen))[0])
+        except InputError as error:  # the task knows the column, and not whose it is
+            raise InputError(f"{where}: {error.where}", error.what, error.remedy) from None
         if not examples:
             *texts, last = self.recipe.columns
             raise InputError(str(where), f"no row has both {' and '.join(texts)} and {last}", "give rows with both")

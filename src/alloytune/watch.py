@@ -1,6 +1,6 @@
 """Who is told how a run goes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alloytune.record.folder import RunFolder
@@ -31,6 +31,9 @@ class Watcher:
 
     def on_rate_search(self, number: int, stage: "Stage") -> None:
         """A stage has begun whose rates are to be found first."""
+
+    def on_starting_rates(self, number: int, stage: "Stage", rates: Sequence[float]) -> None:
+        """A stage has begun that is too short to search its rates, or ends by time alone; it takes those given."""
 
     def on_combine(self, number: int, stage: "Stage") -> None:
         """A stage has trained, if it trains, and combines its weights with earlier ones."""

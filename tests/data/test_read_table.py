@@ -14,9 +14,11 @@ from alloytune.data.cells import as_strings
 from alloytune.data.columns import require_columns
 from alloytune.data.encoding import guess_encoding
 from alloytune.data.parse import parse_table
+from alloytune.data.prepare import prepare
 from alloytune.data.read import read_table
 from alloytune.errors import InputError
 from alloytune.tasks.labels import sort_naturally
+from data.example_tables import labelled
 
 
 def refusal(path: Path, content: bytes | None = None, encoding: str = "utf-8") -> str:
@@ -149,7 +151,9 @@ def test_wrong_encodings_name_the_byte_and_a_better_one(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     message = refusal(path, FRENCH.encode("cp1252"))
     assert "line 3 is not utf-8 (byte 0x92, 17 from the start)" in message
-    assert 'set "encoding: cp1252"' in message
+    assert "give --encoding cp1252, or save" in message
+    with pytest.raises(InputError, match=r"give --set stages\.1\.data\.encoding=cp1252, or save"):
+        prepare(labelled(path, place="stages.1.data"))
     assert read_table(path, "cp1252")["text"][1] == "l’été à la plage – déjà vu"
     assert 'no encoding "utf9"' in refusal(path, encoding="utf9")
 
@@ -159,7 +163,7 @@ def test_missing_columns_name_the_nearest_and_all() -> None:
     with pytest.raises(InputError) as caught:
         require_columns(table, "tweets.csv", ["text"])
     assert str(caught.value) == (
-        'tweets.csv: there is no column "text"; did you mean "Text"? the columns are: Text, sentiment'
+        'tweets.csv: there is no column "text"; did you mean "Text"? the columns are: "Text", "sentiment"'
     )
 
 

@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "missing column": (
         lambda: prepared(GOOD, label="labels"),
-        'table: there is no column "labels"; did you mean "label"? the columns are: text, label',
+        'table: there is no column "labels"; did you mean "label"? the columns are: "text", "label"',
     ),
     "too few for rows": (
         lambda: prepared(GOOD, rows=5),

@@ -39,7 +39,7 @@ def spoil(place: Path, kind: str) -> None:
         ("single class", ["good"]),
         ("class with one row", ["middling"]),
         ("empty text everywhere", ["text"]),
-        ("wrong encoding", ["table.csv", "encoding"]),
+        ("wrong encoding", ["table.csv", "--set data.encoding=cp1252"]),
     ],
 )
 def test_a_bad_table(command: Command, place: Path, kind: str, words: list[str]) -> None:

@@ -19,6 +19,7 @@ from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.recipe.shipped import shipped_names
 from alloytune.recipe.yaml_text import load
 from alloytune.record.folder import RunFolder
+from alloytune.report import tables
 
 
 class Answer(NamedTuple):
@@ -142,7 +143,27 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     few = command("evaluate", "run", "few.csv")
     assert few.code == 0, few.err
     assert "2 rows without text or label are left out" in few.err
-    assert "Test (1 rows)" in few.out
+    assert "few.csv (1 row)" in few.out
+    pl.DataFrame({"text": ["a dull plot", " "], "label": ["bad", "good"]}).write_csv("one.csv")
+    assert "1 row without text or label is left out" in command("evaluate", "run", "one.csv").err
+    assert "1 row has no text and gets no answer" in command("predict", "run", "one.csv").err
+
+
+def test_titles_and_what_is_to_be_copied_stay_in_one_line(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    narrow = Console(file=shown, width=80)
+    counts = {label: {label: 3} for label in ("0", "1")}
+    details = {"confusion": counts, "per_class": [{"label": "0", "rows": 3}]}
+    narrow.print(
+        tables.scores_table({"rows": 6, "values": {}, "intervals": {}, "details": details}, "a file of a long name")
+    )
+    folder = tmp_path / "a run" / ("of a very long name " * 5)
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"saved": ["model"]}))
+    tables.print_places(narrow, RunFolder(folder))
+    lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    assert {"a file of a long name (6 rows)", "Confusion (rows: true)"} <= set(lines)
+    assert f"Use it: alloytune predict '{folder}' NEW.csv --output predictions.csv" in lines
 
 
 def test_check_trains_nothing(command: Command, place: Path) -> None:
@@ -231,6 +252,9 @@ def test_options_and_overrides(command: Command, place: Path) -> None:
     shown = io.StringIO()
     Terminal(Console(file=shown, width=160)).on_data(RunFolder(Path("r[/x]")))
     assert "reason: r[/x]/data/audit.json" in shown.getvalue()
+    seconds = sum(stage.get("seconds", 0) for stage in results["stages"])
+    assert "whole run" not in finished.out
+    assert f"training: {seconds:.0f} s" in finished.out
     again = json.loads((run / "results.json").read_text())
     assert [stage["decision"] for stage in again["stages"]] == ["kept", "rolled back", "not run"]
     assert again["test"] == results["test"]

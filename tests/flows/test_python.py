@@ -6,10 +6,10 @@ import sys
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -33,6 +33,8 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
     columns = {"text": "said", "label": "mood", "split": SPLIT}
     tuned = alloytune.tune(table, str(bert), recipe, output=tmp_path / "run", seed=1, **columns)
     assert tuned.scores["accuracy"] > 0.7
+    assert f"folder={str(tmp_path / 'run')!r}, task='classification', test scores={{'accuracy': " in repr(tuned)
+    assert len(repr(tuned)) < 400
     answers = tuned.predict(["a superb film", "a dull plot"])
     assert answers["label"].to_list() == ["good", "bad"]
 
@@ -49,12 +51,18 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
     assert plain.config.id2label == {0: "bad", 1: "good"}
     assert np.allclose(chances, answers.select("probability_bad", "probability_good").to_numpy(), atol=1e-5)
 
+    names: dict[str, Any] = {}
+    card = (tmp_path / "run/model/README.md").read_text()
+    exec(card.partition("```python\n")[2].partition("```")[0].replace("./model", str(tmp_path / "run/model")), names)
+    assert names["labels"] == tuned.predict("a text")["label"].to_list()
+
     again = alloytune.load(tmp_path / "run")
     alone = again.predict(["a superb film"])["probability"][0]
     assert alone == pytest.approx(answers["probability"][0], abs=1e-6)
     assert again.scores == tuned.scores
-    with pytest.raises(alloytune.InputError, match="does not know 'ugly'"):
-        again.evaluate_table(pl.DataFrame({"text": ["so so"], "label": ["ugly"]}))
+    unknown = 'held.csv: label: 2 rows have what the model does not know: "odd", "ugly"; remove .* knows: "bad", "good"'
+    with pytest.raises(alloytune.InputError, match=unknown):
+        again.evaluate_table({"text": ["so so", "well", "dull"], "label": ["ugly", "odd", "bad"]}, "held.csv")
 
     scores = again.evaluate_table(table)["values"]
     untidy = table.assign(said=" " + table["said"], mood=table["mood"] + "\t", more=1).to_dict("records")

@@ -1,13 +1,17 @@
 """`rate: auto` in whole runs: found once, written where a user and a resume read it."""
 
+import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import tiny
 from alloytune import run
+from alloytune.cli.progress import Terminal
 from alloytune.errors import Interrupted
 from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.record.folder import RunFolder
@@ -39,12 +43,20 @@ class StopAt(Watcher):
             raise KeyboardInterrupt
 
 
-def start(place: Path, bert: Path, watcher: Watcher) -> RunFolder:
+def start(place: Path, bert: Path, watcher: Watcher, stages: Sequence[dict[str, Any]] = STAGES) -> RunFolder:
     tiny.make_table(60).write_csv(place.parent / "table.csv")
-    given = {"model": str(bert), "batch": 4, "checkpoint": "50 updates", "stages": STAGES}
+    given = {"model": str(bert), "batch": 4, "checkpoint": "50 updates", "stages": stages}
     data = {"train": str(place.parent / "table.csv"), "split": {"validation": "20%", "test": "20%"}}
     read = read_recipe("full", (), {**given, "data": data})
     return run.start(read, place, watcher)
+
+
+def test_a_stage_too_short_to_search_says_so_and_names_its_rate(tmp_path: Path, bert: Path) -> None:
+    shown = io.StringIO()
+    start(tmp_path / "run", bert, Terminal(Console(file=shown, width=80)), STAGES[:1])
+    assert "finding its rate" not in shown.getvalue()
+    assert "stage 1: short: no search for its rate" in shown.getvalue()
+    assert "107 updates or more; it takes the starting 0.02\n" in shown.getvalue()
 
 
 @pytest.mark.slow

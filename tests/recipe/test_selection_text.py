@@ -109,7 +109,13 @@ def test_operators_bind_as_in_python() -> None:
     [
         ("heed", "unknown role 'heed' in 'heed'; did you mean 'head'?"),
         ("zebra", "there are all, embeddings"),
-        ("attention.qery", "did you mean 'query'?"),
+        (
+            "attention.qery | head",
+            "unknown role 'attention.qery' in 'attention.qery | head'; did you mean 'attention.query'?",
+        ),
+        ("querry", "did you mean 'attention.query'?"),
+        ("zebra", "attention.query, attention.key"),
+        ("mlp.zebra", "there are mlp.up, mlp.gate, mlp.down"),
         ("head.query", "head has no parts"),
         ("head |", "write roles joined by |, & or -"),
         ("head[0]", "takes no [...]; only layers do"),

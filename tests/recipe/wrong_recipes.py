@@ -124,7 +124,12 @@ VALUES = {
     "rate in words": Wrong(
         "stages:\n  - name: a\n    train: all\n    rate: ▲fast\n", "stages[0].rate", ("'fast'", "number above 0")
     ),
-    "rate nan": Wrong("stages:\n  - {name: a, train: all, rate: ▲.nan}\n", "stages[0].rate", (".nan", "above 0")),
+    "rate nan": Wrong(
+        "stages:\n  - {name: a, train: all, rate: ▲.nan}\n", "stages[0].rate", (".nan", "a finite number above 0")
+    ),
+    "rate nan in words": Wrong(
+        "stages:\n  - {name: a, train: all, rate: ▲nan}\n", "stages[0].rate", ("'nan'", "write a finite number above 0")
+    ),
     "rate zero": Wrong("stages:\n  - {name: a, train: all, rate: ▲0}\n", "stages[0].rate", ("0 is not", "above 0")),
     "rate negative": Wrong("stages:\n  - {name: a, train: all, rate: ▲-1e-4}\n", "stages[0].rate", ("-0.0001",)),
     "rate infinite": Wrong("stages:\n  - {name: a, train: all, rate: ▲1e999}\n", "stages[0].rate", (".inf",)),

@@ -43,7 +43,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as stages.0.rate=1e-5.")
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the whole run.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to make.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Run folder to make; runs/NAME-DATE where absent.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 PlaceArgument = Annotated[
     str,
@@ -166,6 +168,7 @@ def predict(
 
     from alloytune.data.read import read_table
     from alloytune.models.load import quiet
+    from alloytune.report.tables import count_rows
     from alloytune.use import load_tuned
 
     if output is not None:
@@ -175,7 +178,8 @@ def predict(
     answers = load_tuned(run).predict_table(given, table)
     result = pl.concat([given, answers.rename(_free_names(given.columns, answers.columns))], how="horizontal")
     if num_empty := answers.to_series(0).null_count():
-        typer.echo(f"{num_empty} rows have no text and get no answer", err=True)
+        has_none = "has no text and gets" if num_empty == 1 else "have no text and get"
+        typer.echo(f"{count_rows(num_empty)} {has_none} no answer", err=True)
     if output is None:
         sys.stdout.write(result.write_csv())
     else:
@@ -193,7 +197,7 @@ def evaluate(
     """Score a run's model on a labelled table."""
     from alloytune.data.read import read_table
     from alloytune.models.load import quiet
-    from alloytune.report.tables import test_table
+    from alloytune.report.tables import count_rows, scores_table
     from alloytune.use import load_tuned
 
     quiet()
@@ -201,8 +205,9 @@ def evaluate(
     tuned = load_tuned(run)
     scores = tuned.evaluate_table(given, table)
     if scores["left_out"]:
-        typer.echo(f"{scores['left_out']} rows without {' or '.join(tuned.recipe.columns)} are left out", err=True)
-    console.print(test_table(scores))
+        is_left = "is left out" if scores["left_out"] == 1 else "are left out"
+        typer.echo(f"{count_rows(scores['left_out'])} without {' or '.join(tuned.recipe.columns)} {is_left}", err=True)
+    console.print(scores_table(scores, table.name))
 
 
 @app.command()
@@ -249,12 +254,13 @@ def chat(
 def show(run: RunArgument) -> None:
     """Show what a run did and reached."""
     from alloytune.record.folder import RunFolder
-    from alloytune.report.tables import audit_table, run_report
+    from alloytune.report.tables import audit_table, print_places, run_report
 
     folder = RunFolder.open(run)
     report = run_report(folder)
     console.print(audit_table(folder.read("data/audit.json")))
     console.print(report)
+    print_places(console, folder)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """A run on the terminal: what cleaning did, a bar per stage, the verdicts, the tables at the end."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +12,8 @@ from alloytune.metrics import METRICS
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
 from alloytune.report.scores import score_line, shown_metrics
-from alloytune.report.tables import audit_table, run_report, short_rates
+from alloytune.report.tables import audit_table, print_places, run_report, short_rates
+from alloytune.train.range_test import FEWEST_SEARCHED
 from alloytune.watch import Watcher
 
 SMOOTHING = 0.95  # of the loss shown: about the mean of the last 20 updates
@@ -28,9 +29,11 @@ class Terminal(Watcher):
         self._total: float = 1.0
         self._loss: float | None = None
         self._began = time.monotonic()
+        self._saw_start = False  # a run that was resumed began long before
 
     def on_data(self, folder: RunFolder) -> None:
         """Show the audit."""
+        self._saw_start = True
         self.console.print(audit_table(folder.read("data/audit.json")))
         self.console.print(f"every dropped row with its reason: {folder.data / 'audit.json'}\n", markup=False)
 
@@ -77,6 +80,13 @@ class Terminal(Watcher):
     def on_rate_search(self, number: int, stage: Any) -> None:
         """Say what takes time before the first update."""
         self._say(f"\nstage {number + 1}: {escape(stage.name)}: finding its rate ...")
+
+    def on_starting_rates(self, number: int, stage: Any, rates: Sequence[float]) -> None:
+        """Say what `rate: auto` comes to without a search."""
+        self._say(
+            f"\nstage {number + 1}: {escape(stage.name)}: no search for its rate, which takes a stage known to have "
+            f"{FEWEST_SEARCHED} updates or more; it takes the starting {short_rates(rates)}"
+        )
 
     def on_combine(self, number: int, stage: Any) -> None:
         """Name what is combined."""
@@ -135,7 +145,10 @@ class Terminal(Watcher):
         """Show the tables."""
         self.console.print()
         self.console.print(run_report(folder))
-        self.console.print(f"whole run: {time.monotonic() - self._began:.0f} s", highlight=False)
+        print_places(self.console, folder)
+        seconds = sum(stage.get("seconds", 0.0) for stage in folder.read("results.json")["stages"])
+        whole = f"whole run: {time.monotonic() - self._began:.0f} s, of them " if self._saw_start else ""
+        self._say(f"{whole}training: {seconds:.0f} s")
 
     def close(self) -> None:
         """Leave the terminal tidy, whatever happened."""

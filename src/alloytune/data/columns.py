@@ -37,4 +37,5 @@ def _nearest_column(column: str, columns: Sequence[str]) -> str:
     by_folded = {name.casefold(): name for name in columns}
     nearest = difflib.get_close_matches(column.casefold(), by_folded, n=1)
     hint = f'did you mean "{by_folded[nearest[0]]}"? ' if nearest else ""
-    return f"{hint}the columns are: {', '.join(columns)}"
+    names = ", ".join(f'"{name}"' for name in columns)
+    return f"{hint}the columns are: {names}"

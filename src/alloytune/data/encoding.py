@@ -10,8 +10,11 @@ WESTERN = ("cp1252", "mac_roman", "latin-1")
 PUNCTUATION = frozenset("’‘“”–—…•€£°´«»¿¡·§©®™")
 
 
-def decode_file(path: Path, content: bytes, encoding: str) -> str:
-    """Decode a whole file; raise an InputError naming line, byte and a likely encoding."""
+def decode_file(path: Path, content: bytes, encoding: str, option: str) -> str:
+    """Decode a whole file; raise an InputError naming line, byte and a likely encoding.
+
+    `option` stands before an encoding where a user names one, such as `--encoding `.
+    """
     try:
         # utf-8-sig drops the mark that spreadsheets put first, which would become part of a column's name.
         return content.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
@@ -22,7 +25,7 @@ def decode_file(path: Path, content: bytes, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         what = f"line {line} is not {encoding} (byte 0x{content[error.start]:02x}, {error.start} from the start)"
-        raise InputError(str(path), what, _remedy(content, encoding)) from None
+        raise InputError(str(path), what, _remedy(content, encoding, option)) from None
 
 
 def guess_encoding(content: bytes) -> str | None:
@@ -41,11 +44,11 @@ def guess_encoding(content: bytes) -> str | None:
     return max(decoded, key=lambda name: _plausibility(decoded[name])) if decoded else None
 
 
-def _remedy(content: bytes, encoding: str) -> str:
+def _remedy(content: bytes, encoding: str, option: str) -> str:
     guess = guess_encoding(content)
     if guess is None or guess == encoding:
-        return "name the file's encoding, or save it as utf-8"
-    return f'set "encoding: {guess}", or save the file as utf-8'
+        return f"name the file's encoding with {option}NAME, or save it as utf-8"
+    return f"give {option}{guess}, or save the file as utf-8"
 
 
 def _decodes(content: bytes, encoding: str) -> str | None:

@@ -34,8 +34,10 @@ def read_sources(settings: DataSettings, table: pl.DataFrame | None) -> list[Sou
         )
     _require_different(given)
     names = _short_names(list(given.values()))
+    option = f"--set {settings.place}.encoding="
     sources = [
-        Source(split, str(path), names[path], read_table(path, settings.encoding)) for split, path in given.items()
+        Source(split, str(path), names[path], read_table(path, settings.encoding, option))
+        for split, path in given.items()
     ]
     if table is not None:
         require_rows(table, "table")

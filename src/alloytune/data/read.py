@@ -14,10 +14,11 @@ from alloytune.errors import InputError
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", *conll.SUFFIXES)
 
 
-def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
+def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ") -> pl.DataFrame:
     """Read a table with every column as strings; an empty or missing cell is null.
 
-    Raise an InputError that names the place for a file that is missing, empty, cut short or malformed.
+    Raise an InputError that names the place for a file that is missing, empty, cut short or malformed; `option` stands
+    before an encoding where a user names one.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -28,7 +29,7 @@ def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
     if suffix == ".parquet":
         table = parse_parquet(path, content)
     else:
-        text = decode_file(path, content, encoding)
+        text = decode_file(path, content, encoding, option)
         parse = {".csv": parse_csv, ".tsv": parse_csv} | dict.fromkeys(conll.SUFFIXES, conll.parse_conll)
         table = parse.get(suffix, parse_json_lines)(path, text)
     require_rows(table, path)

@@ -39,7 +39,7 @@ class DataSettings:
     makes of them; `other_columns` are those of the other ways of writing its examples. Where `contradicts`, one text
     with two answers is a mistake in the data. `train` is None when a table is handed over in memory. A missing
     `validation` or `test` is cut from train. `rows` is the most rows of train to use, those cut off included, drawn
-    after cleaning.
+    after cleaning. `place` is where a recipe says all that.
     """
 
     train: Path | None
@@ -55,6 +55,7 @@ class DataSettings:
     repair: bool = True
     near_duplicates: bool = True
     seed: int = 0
+    place: str = "data"
 
     def __post_init__(self) -> None:
         if self.rows is not None and self.rows < 1:

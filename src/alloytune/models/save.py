@@ -54,7 +54,7 @@ def save_tuned(
     that are merged in now. `card` writes a model card for the library that loads the folder.
     """
     if not state.attached:
-        _save_model(state, tokenizer, places, places.model, card("transformers"))
+        _save_model(state, tokenizer, places, places.model, card("transformers") + _how_to_use(state, places))
         return {"model": True, "adapter": False, "base": False}
     mergeable = state.mergeable
     needs_base = state.base_moved or state.reshaped or not mergeable or len(state.attached) > 1
@@ -66,7 +66,7 @@ def save_tuned(
         state.restore(whole)
     if mergeable:
         state.merge()
-        _save_model(state, tokenizer, places, places.model, card("transformers"))
+        _save_model(state, tokenizer, places, places.model, card("transformers") + _how_to_use(state, places))
     return {"model": mergeable, "adapter": True, "base": needs_base}
 
 
@@ -157,6 +157,50 @@ def _folder(tokenizer: PreTrainedTokenizerBase, path: Path, card: str) -> Iterat
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
+def _how_to_use(state: ModelState, places: Places) -> str:
+    """Say in the model's card how it is loaded and asked."""
+    folder = f'"./{places.model.name}"'
+    lines = [
+        f"from transformers import {places.auto_class}, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({folder})",
+        f"model = {places.auto_class}.from_pretrained({folder})",
+        'inputs = tokenizer(["a text"], truncation=True, return_tensors="pt")',
+        *_asking(places.auto_class, getattr(state.model.config, "problem_type", None)),
+    ]
+    code = "\n".join(lines)
+    return f"""
+## Loading this model
+
+Run from the folder that holds `{places.model.name}/`:
+
+```python
+{code}
+```
+"""
+
+
+def _asking(auto_class: str, problem_type: str | None) -> list[str]:
+    """Give the lines that ask a model and read what it answers."""
+    if auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
+        return [
+            "answers = tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=64), skip_special_tokens=True)"
+        ]
+    if problem_type == "multi_label_classification":
+        return ["chances = model(**inputs).logits.sigmoid()  # by label; model.config.thresholds says from where on"]
+    if auto_class == "AutoModelForTokenClassification":
+        return [
+            "numbers = model(**inputs).logits.argmax(-1)[0].tolist()",
+            "tags = [model.config.id2label[number] for number in numbers]  # by token",
+        ]
+    if problem_type == "single_label_classification":
+        return [
+            "numbers = model(**inputs).logits.argmax(-1).tolist()",
+            "labels = [model.config.id2label[number] for number in numbers]",
+        ]
+    return ["outputs = model(**inputs)"]
+
+
 def _how_to_load(state: ModelState, places: Places, needs_base: bool) -> str:
     """Say in the adapter's card what it goes on, and how."""
     config = state.model.config
@@ -178,11 +222,12 @@ def _how_to_load(state: ModelState, places: Places, needs_base: bool) -> str:
     else:
         lines += [f'model.load_adapter("./{places.adapter.name}/{name}", adapter_name="{name}")' for name in names]
         lines += [f"model.set_adapter({json.dumps(names)})"]
-    code = "\n".join([f"from transformers import {places.auto_class}", *lines])
+    lines += [f'tokenizer = AutoTokenizer.from_pretrained("./{places.adapter.name}")']
+    code = "\n".join([f"from transformers import {places.auto_class}, AutoTokenizer", *lines])
     return f"""
 ## Loading this adapter
 
-From the folder that holds `{places.adapter.name}/`{f" and `{places.base.name}/`" if needs_base else ""}:
+Run from the folder that holds `{places.adapter.name}/`{f" and `{places.base.name}/`" if needs_base else ""}:
 
 ```python
 {code}

@@ -119,8 +119,12 @@ def _hint(value: Any, nodes: list[shape.Node]) -> str:
     kinds = {node.get("type") for node in nodes} | {node.get("format") for node in nodes}
     if isinstance(value, str) and words and (near := nearest_word(value, words, cutoff=0.6)):
         return f"; did you mean {near!r}?"
-    if isinstance(value, str) and kinds & {"number", "integer", "share"} and _is_number(value):
-        return "; write it without quotes"
+    if kinds & {"number", "integer", "share"} and (number := _number(value)) is not None:
+        if not math.isfinite(number):
+            limits = "".join({shape.bounds(node) for node in nodes if node.get("type") == "number"})
+            return f"; write a finite number{limits}"
+        if isinstance(value, str):
+            return "; write it without quotes"
     if isinstance(value, str) and "boolean" in kinds and value.lower() in ("yes", "no", "on", "off"):
         return f"; write {'true' if value.lower() in ('yes', 'on') else 'false'}"
     if isinstance(value, float) and "integer" in kinds and value.is_integer():
@@ -166,9 +170,11 @@ def _is_index(value: Any, part: str | int) -> bool:
     return isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value)
 
 
-def _is_number(text: str) -> bool:
+def _number(value: Any) -> float | None:
+    """Give the number that a value is, or that its text says; None where it is none."""
+    if not isinstance(value, str | float):
+        return None
     try:
-        float(text)
+        return float(value)
     except ValueError:
-        return False
-    return True
+        return None

@@ -1,10 +1,11 @@
 """Tables for the terminal, made from what a run wrote."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -99,11 +100,15 @@ def short_count(number: int) -> str:
     return str(number)
 
 
+def count_rows(number: int) -> str:
+    """Write a number of rows: 1 row, 2,000 rows."""
+    return f"{number:,} row" if number == 1 else f"{number:,} rows"
+
+
 def _table(title: str) -> Table:
     return Table(
-        title=title,
+        title=Text(title, "bold", no_wrap=True, overflow="ignore"),  # a title may be wider than its table
         title_justify="left",
-        title_style="bold",
         box=_RULED,
         padding=(0, 1),
         collapse_padding=True,
@@ -116,11 +121,11 @@ def _add_row(table: Table, *cells: str | Text) -> None:
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
-def test_table(test: Mapping[str, Any] | None) -> RenderableType:
-    """Show the test scores with their intervals, and the tables behind them where they fit."""
+def scores_table(test: Mapping[str, Any] | None, name: str = "Test") -> RenderableType:
+    """Show the scores on `name` with their intervals, and the tables behind them where they fit."""
     if test is None:
         return Text("No rows were kept for a test.")
-    table = _table(f"Test ({test['rows']:,} rows)")
+    table = _table(f"{name} ({count_rows(test['rows'])})")
     table.add_column("score")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -191,19 +196,25 @@ def predictions_table(predictions: list[Mapping[str, Any]]) -> Table:
 
 
 def run_report(folder: RunFolder) -> RenderableType:
-    """Show everything about a finished run."""
+    """Show everything about a finished run but where it lies, which `print_places` prints."""
     results = folder.read("results.json")
     movement = movement_table(results)
     parts: list[RenderableType] = [
         stages_table(results),
         *([movement] if movement else ()),
-        test_table(results["test"]),
+        scores_table(results["test"]),
     ]
     if results["predictions"]:
         parts.append(predictions_table(results["predictions"]))
-    parts.append(Text(f"Saved: {', '.join(str(folder.path / name) for name in results['saved'])}"))
-    parts.append(Text(f"Use it: alloytune predict {folder.path} NEW.csv --output predictions.csv", style="bold"))
     return Group(*parts)
+
+
+def print_places(console: Console, folder: RunFolder) -> None:
+    """Print where a finished run is saved and how to use it, each unbroken, so that it can be copied."""
+    saved = ", ".join(str(folder.path / name) for name in folder.read("results.json")["saved"])
+    use = f"alloytune predict {shlex.quote(str(folder.path))} NEW.csv --output predictions.csv"
+    console.print(Text(f"Saved: {saved}"), soft_wrap=True)
+    console.print(Text(f"Use it: {use}", style="bold"), soft_wrap=True)
 
 
 def estimate_table(cost: Any) -> RenderableType:

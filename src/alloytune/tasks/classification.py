@@ -85,7 +85,7 @@ class Classification:
         """Tokenize the columns `text` and, where there, `text_pair`; a target is a class number, -1 where unknown."""
         labels: list[Any] = table["label"].to_list() if "label" in table.columns else [None] * table.height
         number_of = {label: number for number, label in enumerate(self.labels)}
-        require_among(self.labels, (label for label in labels if label is not None))
+        require_among("label", self.labels, ([label] for label in labels if label is not None))
         return encode_texts(table, [number_of.get(label, -1) for label in labels], tokenizer, max_length)
 
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Batch:

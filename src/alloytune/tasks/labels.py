@@ -95,12 +95,15 @@ def label_config(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def require_among(labels: Sequence[str], given: Iterable[str]) -> None:
-    """Raise an InputError where a label is none that the model knows."""
-    unknown = sorted(set(given) - set(labels))
+def require_among(column: str, labels: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
+    """Raise an InputError where rows have labels that the model does not know; it names `column` as the place."""
+    unknown = [foreign for row in rows if (foreign := set(row) - set(labels))]
     if unknown:
+        num = "1 row has" if len(unknown) == 1 else f"{len(unknown)} rows have"
         raise InputError(
-            "label", f"the model does not know {', '.join(map(repr, unknown[:5]))}", f"it knows {', '.join(labels)}"
+            column,
+            f"{num} what the model does not know: {name_some(sort_naturally(set().union(*unknown)))}",
+            f"remove such rows, or correct them to what it knows: {name_some(labels)}",
         )
 
 

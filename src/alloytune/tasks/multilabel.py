@@ -93,7 +93,7 @@ class Multilabel:
         """Tokenize the columns `text` and, where there, `text_pair`; a target is the numbers of a row's labels."""
         cells = table["labels"].to_list() if "labels" in table.columns else ["[]"] * table.height
         lists = [read_labels(cell) for cell in cells]
-        require_among(self.labels, (label for labels in lists for label in labels))
+        require_among("labels", self.labels, lists)
         number_of = {label: number for number, label in enumerate(self.labels)}
         targets = [[number_of[label] for label in labels] for labels in lists]
         return encode_texts(table, targets, tokenizer, max_length)

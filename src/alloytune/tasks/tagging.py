@@ -19,7 +19,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 from alloytune.data.rules import Counts, Given, Rules
 from alloytune.errors import InputError
 from alloytune.tasks.aligning import align, blanks_of, glued_words
-from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_known, sort_naturally
+from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import ROWS_AT_ONCE, pad_inputs, row_names
 from alloytune.tasks.uncached import call_uncached
@@ -105,7 +105,7 @@ class Tagging:
         if not tokenizer.is_fast:
             raise InputError("model", "its tokenizer cannot tell which word a token is of", "use one that is fast")
         sentences, rows = read_sentences(table), row_names(table)
-        self._require_known(sentences)
+        require_among("tags", self.labels, (sentence.tags or () for sentence in sentences))
         is_blank = blanks_of(tokenizer)
         examples, left_out, num_cut = [], [], 0
         for start in range(0, len(sentences), ROWS_AT_ONCE):
@@ -213,12 +213,6 @@ class Tagging:
             cells = [spans_of_tags(tags, own) for tags, own in zip(cells, offsets, strict=True)]
         written = [json.dumps(cell, ensure_ascii=False) for cell in cells]
         return pl.DataFrame({"spans" if self.of_spans else "tags": pl.Series(written, dtype=pl.String)})
-
-    def _require_known(self, sentences: Sequence[Sentence]) -> None:
-        unknown = {tag for sentence in sentences for tag in sentence.tags or ()} - set(self.labels)
-        if unknown:
-            shown = ", ".join(map(repr, sorted(unknown)[:5]))
-            raise InputError("tags", f"the model does not know {shown}", f"it knows {', '.join(self.labels)}")
 
     def _tags(self, logits: np.ndarray, example: Example) -> list[str]:
         """Give the tag of every word, O where it has no token."""

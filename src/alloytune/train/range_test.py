@@ -4,6 +4,7 @@ A short sweep cannot say which rate ends best, but it shows where training stops
 model, the data and what trains; the rate that ends best lies a nearly constant factor below the sweep's best loss.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ WIDTH = 0.15  # powers of ten over which neighbours in the sweep are averaged
 BELOW = 0.2  # of the rate with the lowest loss; docs/rates.md
 SEARCH_SHARE = 0.1  # of a stage, for the sweep and the look at the loss beforehand, a third of it
 FEWEST, MOST = 8, 100  # updates of a sweep
+FEWEST_SEARCHED = math.ceil(FEWEST / (SEARCH_SHARE * 3 / 4))  # updates of a stage that is long enough for a sweep
 
 
 @dataclass(frozen=True)
