@@ -66,7 +66,7 @@ def train(
     assert predicted.code == 0, predicted.err
     scored = command("evaluate", "run", file)
     assert scored.code == 0, scored.err
-    assert f"Test ({table.height} rows)" in scored.out
+    assert f"({table.height} rows)" in scored.out
     assert "left out" not in scored.err
     results: dict[str, Any] = json.loads((place / "run/results.json").read_text())
     assert results["stages"][0]["decision"] == "kept", results["stages"][0]["reason"]
