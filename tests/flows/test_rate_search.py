@@ -56,7 +56,7 @@ def test_a_stage_too_short_to_search_says_so_and_names_its_rate(tmp_path: Path, 
     start(tmp_path / "run", bert, Terminal(Console(file=shown, width=80)), STAGES[:1])
     assert "finding its rate" not in shown.getvalue()
     assert "stage 1: short: no search for its rate" in shown.getvalue()
-    assert "107 updates or more; it takes the starting 0.02\n" in shown.getvalue()
+    assert "107 updates or more; it takes the starting 0.06\n" in shown.getvalue()
 
 
 @pytest.mark.slow
