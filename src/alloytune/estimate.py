@@ -1,14 +1,13 @@
 """What a run will cost: the time of a few updates of every stage at rate zero, and operations and memory, counted.
 
 Full fine-tuning of the same model is counted beside it, so that a stage's cost can be told as a part of that. Only a
-few rows are tried at a time; time and operations are taken to grow with their tokens, memory with their number.
+few rows are tried at a time; whatever grows with the rows is taken to grow with their tokens.
 """
 
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
@@ -119,15 +118,18 @@ def estimate(session: Session) -> Estimate:
 
 
 def _full_cost(session: Session, held: int) -> UpdateCost:
-    """Try full fine-tuning, before any adapter is there."""
+    """Count what full fine-tuning costs, before any adapter is there; its time is not asked for."""
     names = frozenset(named_weights(session.state.model))
     free_only(session.state.model, names)
     moving = Moving((Group(tuple(sorted(names)), 1.0, 0.0),))
     optimizer = make_optimizer(moving, named_weights(session.state.model))
     turns = Turns(steady(moving.selected), moving.names, session.state.model, optimizer)
     updates = replace(build.build_updates(session, 0, attempt=0), beside={})
+    loss = session.task.summed_loss
     with in_training_form(session, 0):
-        return _cost(session, turns, optimizer, session.task.summed_loss, updates, held)
+        next(_steps(session, optimizer, loss, _few(updates), turns.at(1, 0.5)))  # the optimizer remembers by then
+        memory = held + optimizer_bytes(optimizer) + _passing(session, loss, updates, "validation")
+        return UpdateCost(0.0, _flops(session, loss, updates), memory)
 
 
 def _probe(session: Session, number: int, full: UpdateCost, held: int) -> StageEstimate:
@@ -209,57 +211,54 @@ def _cost(
     summed_loss: Loss,
     updates: Updates,
     held: int,
-    update: int = 1,
-    reader: PrefixReader | None = None,
+    update: int,
+    reader: PrefixReader,
 ) -> UpdateCost:
     """Try updates like `update` at rate zero: time over a few, operations over one fixed batch, memory at its most.
 
     The time is that of updates that read back what frozen layers gave, if they are kept; the operations count them.
     `held` is what the process holds before.
     """
-    model = session.state.model
-    still = turns.at(update, 0.5)
-    few = _few(updates)
-    with nullcontext() if reader is None else reader.running():
+    still, few = turns.at(update, 0.5), _few(updates)
+    with reader.running():
         seconds = _seconds_per_token(session, optimizer, summed_loss, few, still, reader) * tokens_per_update(updates)
-        activations = _activations(session, summed_loss, updates)
-    kept = _kept_in_memory(session, updates, reader) if reader else 0
-    scoring = _scoring(session, session.examples["train" if reader and reader.shelf else "validation"])
-    memory = held + kept + optimizer_bytes(optimizer) + max(gradient_bytes(model) + activations, scoring)
+        passing = _passing(session, summed_loss, updates, "train" if reader.shelf else "validation")
+    memory = held + _kept_in_memory(session, updates, reader) + optimizer_bytes(optimizer) + passing
     return UpdateCost(seconds, _flops(session, summed_loss, updates), memory)
 
 
 def _seconds_per_token(
-    session: Session,
-    optimizer: Optimizer,
-    summed_loss: Loss,
-    updates: Updates,
-    still: Still,
-    reader: PrefixReader | None,
+    session: Session, optimizer: Optimizer, summed_loss: Loss, updates: Updates, still: Still, reader: PrefixReader
 ) -> float:
     """Time a few updates at rate zero, after some that warm up."""
-    loss = summed_loss if reader is None else reader.loss(summed_loss)
-
-    def steps() -> Iterator[Step]:
-        return training_steps(
-            session.state.model,
-            optimizer,
-            updates.after(0),
-            loss,
-            session.machine,
-            still=lambda number: still,
-            multiplier=lambda update: 0.0,
-            clip=make_clip(None),
-            seed=0,
-        )
-
-    warming = PROBED_UPDATES + 1 if reader and reader.shelf else 0
-    deque(islice(steps(), warming), maxlen=0)  # what the updates below read is kept by then
-    probed = steps()
+    loss = reader.loss(summed_loss)
+    if reader.shelf:  # what the updates below read is kept by then
+        deque(islice(_steps(session, optimizer, loss, updates, still), PROBED_UPDATES + 1), maxlen=0)
+    probed = _steps(session, optimizer, loss, updates, still)
     next(probed)
     began = time.perf_counter()
     num_tokens = sum(step.num_tokens for step in islice(probed, PROBED_UPDATES))
     return (time.perf_counter() - began) / num_tokens
+
+
+def _steps(session: Session, optimizer: Optimizer, loss: Loss, updates: Updates, still: Still) -> Iterator[Step]:
+    return training_steps(
+        session.state.model,
+        optimizer,
+        updates.after(0),
+        loss,
+        session.machine,
+        still=lambda number: still,
+        multiplier=lambda update: 0.0,
+        clip=make_clip(None),
+        seed=0,
+    )
+
+
+def _passing(session: Session, summed_loss: Loss, updates: Updates, scored: str) -> int:
+    """Give the most that is held for a while: in an update, or while rows of the split `scored` are only read."""
+    in_update = gradient_bytes(session.state.model) + _activations(session, summed_loss, updates)
+    return max(in_update, _scoring(session, session.examples[scored]))
 
 
 def _few(updates: Updates) -> Updates:
@@ -303,17 +302,15 @@ def _scoring(session: Session, examples: Sequence[Example]) -> int:
 
 
 def _in_proportion(rows: Sequence[Example], count: Callable[[Sequence[Example]], int]) -> int:
-    """Count for a few of the rows, and for half of those; what that adds, further rows add alike.
-
-    By rows, as attention takes most where rows are long, and pads all to the longest, which is in either.
-    """
+    """Count for a few of the rows, and for half of those; what a token adds there, every further token adds."""
     few = spread(rows, MOST_TOKENS, LEAST_ROWS)
     counted = count(few)
     if len(few) == len(rows):
         return counted
     half = few[::2]
-    by_row = (counted - count(half)) / (len(few) - len(half))
-    return round(counted + max(by_row, 0.0) * (len(rows) - len(few)))
+    tokens, of_few, of_half = (int(count_tokens(some).sum()) for some in (rows, few, half))
+    by_token = (counted - count(half)) / (of_few - of_half)
+    return round(counted + max(by_token, 0.0) * (tokens - of_few))
 
 
 def _flops(session: Session, summed_loss: Loss, updates: Updates) -> int:
