@@ -1,44 +1,53 @@
-"""What a run will cost, measured: a few updates of every stage at rate zero, then thrown away.
+"""What a run will cost: the time of a few updates of every stage at rate zero, and operations and memory, counted.
 
-Full fine-tuning of the same model is measured beside it, so that a stage's cost can be told as a part of that.
+Full fine-tuning of the same model is counted beside it, so that a stage's cost can be told as a part of that. Only a
+few rows are tried at a time; whatever grows with the rows is taken to grow with their tokens.
 """
 
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
+
+import numpy as np
 
 from alloytune import build
 from alloytune.build import Session
 from alloytune.caching import make_reader
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
 from alloytune.joint import make_around, make_training_loss, typical_updates
-from alloytune.learning import Learning
 from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import in_training_form, make_stage_optimizer
 from alloytune.stages import begin_stage
-from alloytune.tasks.task import Batch
+from alloytune.tasks.task import Example
 from alloytune.tasks.tokenized import count_tokens
+from alloytune.train.activations import IN_MEMORY
 from alloytune.train.batches import Updates
 from alloytune.train.clip import make_clip
 from alloytune.train.flops import count_flops
 from alloytune.train.loop import Loss, Step, training_steps
-from alloytune.train.moving import Group, Moving, make_optimizer
+from alloytune.train.moving import Group, Moving, Still, make_optimizer
 from alloytune.train.optimizers import Optimizer
 from alloytune.train.prefix_reader import PrefixReader
 from alloytune.train.range_test import SEARCH_SHARE
+from alloytune.train.sampling import few_updates, heaviest_rows, spread, tokens_per_row, tokens_per_update
+from alloytune.train.tensor_memory import CountMemory, count_activations, gradient_bytes, optimizer_bytes
 from alloytune.train.turns import Course, Turns, steady
 
 PROBED_UPDATES = 3  # after one that warms up
+MOST_TOKENS = 512  # in what is tried at a time
+LEAST_ROWS = 4  # so that half of them are a batch for any loss
 
 
 @dataclass(frozen=True)
 class UpdateCost:
-    """What an update costs. `flops` are floating-point operations forward and backward, on one and the same batch."""
+    """What an update costs. `flops` are floating-point operations forward and backward, on one and the same batch.
+
+    The memory is that of the heaviest batch, or of scoring where that takes more, with all that the process holds.
+    """
 
     seconds: float
     flops: int
@@ -99,32 +108,36 @@ class Estimate:
 
 
 def estimate(session: Session) -> Estimate:
-    """Measure every stage of a session's recipe. The session's model is not fit for training afterwards."""
-    full = _full_cost(session)
-    stages = tuple(_probe(session, number, full) for number in range(len(session.recipe.stages)))
+    """Try every stage of a session's recipe. The session's model is not fit for training afterwards."""
+    held = session.machine.held_bytes()
+    full = _full_cost(session, held)
+    stages = tuple(_probe(session, number, full, held) for number in range(len(session.recipe.stages)))
     num_evaluations = 1 + sum(stage.num_evaluations for stage in stages)
     num_scored = num_evaluations * len(session.examples["validation"]) + len(session.examples["test"])
     return Estimate(stages, _seconds_per_row(session), num_scored)
 
 
-def _full_cost(session: Session) -> UpdateCost:
-    """Measure an update of full fine-tuning, before any adapter is there."""
+def _full_cost(session: Session, held: int) -> UpdateCost:
+    """Count what full fine-tuning costs, before any adapter is there; its time is not asked for."""
     names = frozenset(named_weights(session.state.model))
     free_only(session.state.model, names)
     moving = Moving((Group(tuple(sorted(names)), 1.0, 0.0),))
     optimizer = make_optimizer(moving, named_weights(session.state.model))
     turns = Turns(steady(moving.selected), moving.names, session.state.model, optimizer)
     updates = replace(build.build_updates(session, 0, attempt=0), beside={})
+    loss = session.task.summed_loss
     with in_training_form(session, 0):
-        return _cost(session, turns, optimizer, session.task.summed_loss, updates)
+        next(_steps(session, optimizer, loss, _few(updates), turns.at(1, 0.5)))  # the optimizer remembers by then
+        memory = held + optimizer_bytes(optimizer) + _passing(session, loss, updates, "validation")
+        return UpdateCost(0.0, _flops(session, loss, updates), memory)
 
 
-def _probe(session: Session, number: int, full: UpdateCost) -> StageEstimate:
-    """Measure a stage; where it combines, the model stays as it is."""
+def _probe(session: Session, number: int, full: UpdateCost, held: int) -> StageEstimate:
+    """Try a stage; where it combines, the model stays as it is."""
     stage = session.recipe.stages[number]
     moving, course = begin_stage(session, number)
     shapes = session.state.roles().shapes
-    training = _training(session, number, moving, course) if moving.groups else _Training()
+    training = _training(session, number, moving, course, held) if moving.groups else _Training()
     combination = build.build_combination(session, number)
     return StageEstimate(
         name=stage.name,
@@ -157,19 +170,20 @@ class _Training:
     keeping_seconds: float = 0.0
 
 
-def _training(session: Session, number: int, moving: Moving, course: Course) -> _Training:
-    """Count the updates of a stage, and measure one in the turn at its middle, or in each view that may be drawn."""
+def _training(session: Session, number: int, moving: Moving, course: Course, held: int) -> _Training:
+    """Count the updates of a stage, and try one in the turn at its middle, or in each view that may be drawn."""
     updates = build.build_updates(session, number, attempt=0)
     plan = build.build_plan(session, number, 0, updates)
     optimizer = make_stage_optimizer(session, number, moving)
     around = make_around(session, number, course)
     turns = Turns(course, moving.names, session.state.model, optimizer, around=around)
     summed_loss = make_training_loss(session, number, moving, course)
-    reader, _ = make_reader(session, number, moving)
+    reader = make_reader(session, number, moving)[0].over(_few(updates).examples)
+    per_epoch = int(count_tokens(updates.examples).sum())
     middle = math.ceil((plan.max_updates or updates.per_epoch) / 2)
     with in_training_form(session, number):
         costs = [
-            (share, _cost(session, turns, optimizer, summed_loss, updates, update, reader), turns.num_moving)
+            (share, _cost(session, turns, optimizer, summed_loss, updates, held, update, reader), turns.num_moving)
             for update, share in typical_updates(course, middle).items()
         ]
     update = UpdateCost(
@@ -177,7 +191,6 @@ def _training(session: Session, number: int, moving: Moving, course: Course) -> 
         flops=round(sum(share * cost.flops for share, cost, _ in costs)),
         peak_memory_bytes=max(cost.peak_memory_bytes for _, cost, _ in costs),
     )
-    per_epoch = int(count_tokens(updates.examples).sum())
     by_tokens = (plan.max_tokens or math.inf) / (per_epoch / updates.per_epoch)
     most = min(plan.max_updates or math.inf, by_tokens)
     num_updates = min(most, (plan.max_seconds or math.inf) / update.seconds)
@@ -197,54 +210,126 @@ def _cost(
     optimizer: Optimizer,
     summed_loss: Loss,
     updates: Updates,
-    update: int = 1,
-    reader: PrefixReader | None = None,
+    held: int,
+    update: int,
+    reader: PrefixReader,
 ) -> UpdateCost:
-    """Measure updates like `update` at rate zero: time and memory over a few, operations over one fixed batch.
+    """Try updates like `update` at rate zero: time over a few, operations over one fixed batch, memory at its most.
 
     The time is that of updates that read back what frozen layers gave, if they are kept; the operations count them.
+    `held` is what the process holds before.
     """
-    model = session.state.model
-    held = turns.at(update, 0.5)
-    session.machine.reset_peak()
-    loss = summed_loss if reader is None else reader.loss(summed_loss)
-
-    def steps() -> Iterator[Step]:
-        return training_steps(
-            model,
-            optimizer,
-            updates.after(0),
-            loss,
-            session.machine,
-            still=lambda number: held,
-            multiplier=lambda update: 0.0,
-            clip=make_clip(None),
-            seed=0,
-        )
-
-    with nullcontext() if reader is None else reader.running():
-        warming = PROBED_UPDATES + 1 if reader and reader.shelf else 0
-        deque(islice(steps(), warming), maxlen=0)  # what the updates below read is kept by then
-        probed = steps()
-        next(probed)
-        began = time.perf_counter()
-        for _ in range(PROBED_UPDATES):
-            next(probed)
-        seconds = (time.perf_counter() - began) / PROBED_UPDATES
-    peak = session.machine.peak_bytes()
-    batches = [_first_batch(session, None, session.learning)]
-    batches += [_first_batch(session, name, session.learnings[name]) for name in updates.beside]
-    return UpdateCost(seconds, count_flops(model, batches, summed_loss, session.machine), peak)
+    still, few = turns.at(update, 0.5), _few(updates)
+    with reader.running():
+        seconds = _seconds_per_token(session, optimizer, summed_loss, few, still, reader) * tokens_per_update(updates)
+        passing = _passing(session, summed_loss, updates, "train" if reader.shelf else "validation")
+    memory = held + _kept_in_memory(session, updates, reader) + optimizer_bytes(optimizer) + passing
+    return UpdateCost(seconds, _flops(session, summed_loss, updates), memory)
 
 
-def _first_batch(session: Session, name: str | None, learning: Learning) -> Batch:
-    """Give the first rows of what is learned as one batch that bears its name."""
-    batch = learning.task.collate(learning.examples["train"][: session.recipe.batch], session.tokenizer)
-    return replace(batch, learning=name)
+def _seconds_per_token(
+    session: Session, optimizer: Optimizer, summed_loss: Loss, updates: Updates, still: Still, reader: PrefixReader
+) -> float:
+    """Time a few updates at rate zero, after some that warm up."""
+    loss = reader.loss(summed_loss)
+    if reader.shelf:  # what the updates below read is kept by then
+        deque(islice(_steps(session, optimizer, loss, updates, still), PROBED_UPDATES + 1), maxlen=0)
+    probed = _steps(session, optimizer, loss, updates, still)
+    next(probed)
+    began = time.perf_counter()
+    num_tokens = sum(step.num_tokens for step in islice(probed, PROBED_UPDATES))
+    return (time.perf_counter() - began) / num_tokens
+
+
+def _steps(session: Session, optimizer: Optimizer, loss: Loss, updates: Updates, still: Still) -> Iterator[Step]:
+    return training_steps(
+        session.state.model,
+        optimizer,
+        updates.after(0),
+        loss,
+        session.machine,
+        still=lambda number: still,
+        multiplier=lambda update: 0.0,
+        clip=make_clip(None),
+        seed=0,
+    )
+
+
+def _passing(session: Session, summed_loss: Loss, updates: Updates, scored: str) -> int:
+    """Give the most that is held for a while: in an update, or while rows of the split `scored` are only read."""
+    in_update = gradient_bytes(session.state.model) + _activations(session, summed_loss, updates)
+    return max(in_update, _scoring(session, session.examples[scored]))
+
+
+def _few(updates: Updates) -> Updates:
+    return few_updates(updates, PROBED_UPDATES + 1, MOST_TOKENS)
+
+
+def _kept_in_memory(session: Session, updates: Updates, reader: PrefixReader) -> int:
+    """Give what the process will hold of what frozen layers give for all rows, once a few have been computed."""
+    if reader.shelf is None or session.machine.device.type != "cpu":
+        return 0
+    num_tokens = int(count_tokens(updates.examples).sum())
+    return min(IN_MEMORY, round(reader.shelf.num_bytes * num_tokens / max(reader.tokens_kept, 1)))
+
+
+def _activations(session: Session, summed_loss: Loss, updates: Updates) -> int:
+    """Count what the heaviest forward and backward pass holds beside the gradients of weights."""
+    found: list[int] = []
+    learned = [(None, updates), *updates.beside.items()]
+    for name, series in learned:
+        rows = heaviest_rows(series, session.recipe.micro_batch or session.recipe.batch)
+
+        def count(examples: Sequence[Example], name: str | None = name, series: Updates = series) -> int:
+            batch = replace(series.collate(examples), learning=name)
+            return count_activations(session.state.model, [batch], summed_loss, session.machine)
+
+        found.append(_in_proportion(rows, count))
+    return max(found)
+
+
+def _scoring(session: Session, examples: Sequence[Example]) -> int:
+    """Count what scoring the longest rows at a time holds."""
+    lengths = count_tokens(examples)
+    longest = [examples[number] for number in np.argsort(-lengths, kind="stable")[:ROWS_PER_BATCH].tolist()]
+
+    def count(rows: Sequence[Example]) -> int:
+        with CountMemory() as counter:
+            predict(session.state.model, session.task, rows, session.tokenizer, session.machine)
+        return int(counter.peak)
+
+    return _in_proportion(longest, count)
+
+
+def _in_proportion(rows: Sequence[Example], count: Callable[[Sequence[Example]], int]) -> int:
+    """Count for a few of the rows, and for half of those; what a token adds there, every further token adds."""
+    few = spread(rows, MOST_TOKENS, LEAST_ROWS)
+    counted = count(few)
+    if len(few) == len(rows):
+        return counted
+    half = few[::2]
+    tokens, of_few, of_half = (int(count_tokens(some).sum()) for some in (rows, few, half))
+    by_token = (counted - count(half)) / (of_few - of_half)
+    return round(counted + max(by_token, 0.0) * (tokens - of_few))
+
+
+def _flops(session: Session, summed_loss: Loss, updates: Updates) -> int:
+    """Count the operations of an update over the first rows of all that is learned in it."""
+    model, machine = session.state.model, session.machine
+    found = 0.0
+    for name in (None, *updates.beside):
+        learning = session.learnings[name] if name else session.learning
+        rows = learning.examples["train"][: session.recipe.batch]
+        few = spread(rows, MOST_TOKENS, LEAST_ROWS)
+        batch = replace(learning.task.collate(few, session.tokenizer), learning=name)
+        share = count_tokens(few).sum() / count_tokens(rows).sum()
+        found += count_flops(model, [batch], summed_loss, machine) / share
+    return round(found)
 
 
 def _seconds_per_row(session: Session) -> float:
-    examples = session.examples["validation"][: 2 * ROWS_PER_BATCH]
+    examples = session.examples["validation"]
+    few = spread(examples, min(4 * MOST_TOKENS, 2 * ROWS_PER_BATCH * tokens_per_row(examples)))
     began = time.perf_counter()
-    predict(session.state.model, session.task, examples, session.tokenizer, session.machine)
-    return (time.perf_counter() - began) / len(examples)
+    predict(session.state.model, session.task, few, session.tokenizer, session.machine)
+    return (time.perf_counter() - began) / int(count_tokens(few).sum()) * tokens_per_row(examples)

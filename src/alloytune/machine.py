@@ -44,6 +44,10 @@ class Machine:
             return torch.cuda.max_memory_allocated(self.device)
         return memory.peak_bytes()
 
+    def held_bytes(self) -> int:
+        """Give the memory of now, by the same count as the peak."""
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else memory.resident_bytes()
+
     def exact(self) -> "Machine":
         """Give the same device with products in float32."""
         return replace(self, precision=torch.float32)

@@ -18,9 +18,18 @@ def reset_peak() -> None:
 
 def peak_bytes() -> int:
     """Give the largest resident memory since the last reset."""
+    return _of_status("VmHWM:")
+
+
+def resident_bytes() -> int:
+    """Give the resident memory of now (Linux; elsewhere the peak of the whole process)."""
+    return _of_status("VmRSS:")
+
+
+def _of_status(field: str) -> int:
     try:
         for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass

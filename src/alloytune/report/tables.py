@@ -219,7 +219,7 @@ def print_places(console: Console, folder: RunFolder) -> None:
 
 def estimate_table(cost: Any) -> RenderableType:
     """Show what each stage moves and costs; `cost` is an `alloytune.estimate.Estimate`."""
-    moves, costs = _table("What moves"), _table("What it costs (measured on a few updates; nothing was trained)")
+    moves, costs = _table("What moves"), _table("What it costs (tried on a few rows; nothing was trained)")
     for heading in ("stage", "train", "adapter"):
         moves.add_column(heading)
     for heading in ("weights", "share", "rate from" if any(stage.searches for stage in cost.stages) else "rate"):

@@ -73,6 +73,10 @@ class PrefixReader:
         self._is_scoring = False
         self._last: tuple[bytes, Hidden] | None = None
 
+    def over(self, examples: Sequence[Example]) -> "PrefixReader":
+        """Give one for other examples, with the same shelf."""
+        return PrefixReader(self.prefix, self._reading, examples, self.shelf)
+
     def running(self) -> AbstractContextManager[None]:
         """Stand between the model and its frozen layers."""
         return nullcontext() if self.prefix is None else self.prefix.serving(self._source)
