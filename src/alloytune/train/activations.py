@@ -5,7 +5,6 @@ buffers, config, precision) and all inputs of the call. What is read under a key
 the bit, whoever put it there: another epoch, stage, trial, or a run that was killed.
 """
 
-import mmap
 import os
 import tempfile
 import weakref
@@ -59,22 +58,13 @@ def cut_block(call: Call, hidden: Hidden, dtype: torch.dtype) -> Block:
     pieces += [[states[text.row] for text in call.texts] for states in hidden[1:]]
     starts = [(0, *accumulate(len(piece) for piece in chain)) for chain in pieces]
     with torch.inference_mode(False):  # what is kept while scoring may be read in training
-        kept = [_empty_off_heap(ends[-1], states.shape[2], dtype) for ends, states in zip(starts, hidden, strict=True)]
+        kept = [
+            torch.empty(ends[-1], states.shape[2], dtype=dtype) for ends, states in zip(starts, hidden, strict=True)
+        ]
     for flat, chain in zip(kept, pieces, strict=True):
         flat.copy_(torch.cat(chain))
     keys = tuple(text.key for text in call.texts)
     return Block(keys, tuple(kept), tuple(starts), tuple(states.dtype for states in hidden))
-
-
-def _empty_off_heap(places: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Give memory for hidden states in a mapping of its own.
-
-    On malloc's heap, what is kept would stand between the buffers of batches to come, and break up their room.
-    """
-    if not places:
-        return torch.empty(0, width, dtype=dtype)
-    room = mmap.mmap(-1, places * width * dtype.itemsize)
-    return torch.frombuffer(room, dtype=dtype).view(places, width)
 
 
 Found = Sequence[tuple[Block, int] | None]  # the block of every text of a call and its number there; None for filler
