@@ -20,7 +20,7 @@ from alloytune.tasks.contrast import allowed_documents, contrastive_loss
 from alloytune.tasks.pooling import How, Pooling, read_pooling, write_sentence_files
 from alloytune.tasks.ranking import TOP, rank_documents
 from alloytune.tasks.task import Batch, Encoded, Example
-from alloytune.tasks.texts import MULTIPLE, ROWS_AT_ONCE, pad_inputs, row_names
+from alloytune.tasks.texts import ROWS_AT_ONCE, next_length, pad_inputs, row_names
 from alloytune.tasks.uncached import call_uncached
 
 _QUERY, _DOCUMENT, _NEGATIVE = range(3)
@@ -271,5 +271,4 @@ def _passes(batch: Batch, size: int) -> Iterator[dict[str, Tensor]]:
     for start in range(0, len(batch.rows), size):
         chosen = (numbers >= start) & (numbers < start + size)
         longest = int(batch.inputs["attention_mask"][chosen].sum(1).max())
-        length = -(-longest // MULTIPLE) * MULTIPLE
-        yield {key: value[chosen, :length] for key, value in batch.inputs.items()}
+        yield {key: value[chosen, : next_length(longest)] for key, value in batch.inputs.items()}

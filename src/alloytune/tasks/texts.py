@@ -46,6 +46,11 @@ def row_names(table: pl.DataFrame) -> list[str]:
     return table["row"].to_list() if "row" in table.columns else [str(n + 1) for n in range(table.height)]
 
 
+def next_length(length: int) -> int:
+    """Give the length that texts of `length` tokens are padded to: the next multiple of MULTIPLE."""
+    return -(-length // MULTIPLE) * MULTIPLE
+
+
 def pad_inputs(
     inputs: Sequence[Mapping[str, Sequence[int]]], tokenizer: PreTrainedTokenizerBase, side: str | None = None
 ) -> dict[str, Tensor]:
@@ -54,7 +59,7 @@ def pad_inputs(
     Gives tensors of [rows, places]; `side` is the tokenizer's own where None.
     """
     longest = max(len(one["input_ids"]) for one in inputs)
-    fits = -(-longest // MULTIPLE) * MULTIPLE <= tokenizer.model_max_length
+    fits = next_length(longest) <= tokenizer.model_max_length
     how = {"return_tensors": "pt", "padding_side": side, "pad_to_multiple_of": MULTIPLE if fits else None}
     return dict(tokenizer.pad(list(inputs), **how))
 
