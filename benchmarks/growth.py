@@ -104,7 +104,7 @@ def make_table(source: Path, rows: int, output: Path) -> None:
 
 def measure_rows(table: Path) -> dict[str, Any]:
     """Read, clean, split, write and tokenize a table; `peak_bytes` is the whole process's, its imports included."""
-    from alloytune.build import build_data_settings
+    from alloytune.build.data import build_data_settings
     from alloytune.data.prepare import prepare
     from alloytune.data.store import write_splits
     from alloytune.learning import encode_splits

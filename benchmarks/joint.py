@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from alloytune.build import build_data_settings, build_plan, build_session, build_updates
+from alloytune.build.data import build_data_settings
+from alloytune.build.plan import build_plan, build_updates
+from alloytune.build.session import build_session
 from alloytune.data.prepare import Dataset, prepare
 from alloytune.demo import tweets_file
 from alloytune.joint import make_around, make_training_loss

@@ -61,7 +61,7 @@ def run_cell(recipe: str, model: str, data: Path, overrides: Sequence[str], outp
     import polars as pl
 
     import alloytune
-    from alloytune.build import build_session
+    from alloytune.build.session import build_session
     from alloytune.data.store import load_splits
     from alloytune.tasks.generation import Generation
 

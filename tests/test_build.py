@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from alloytune.build import Session, build_moving, build_plan
+from alloytune.build.moving import build_moving
+from alloytune.build.plan import build_plan
+from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.learning import Learning
 from alloytune.machine import find_machine
@@ -75,10 +77,12 @@ def test_weights_that_have_moved_get_less(state: ModelState, bert: Path) -> None
     assert rates(session(state, bert, train="all"))["classifier.weight"] == pytest.approx(0.3 * 3e-4)
 
 
-def test_biases_and_norms_do_not_decay(state: ModelState, bert: Path) -> None:
-    moving = build_moving(session(state, bert, train="all", weight_decay=0.1), 0)
+@pytest.mark.parametrize("decay_to", ["zero", "pretrained"])
+def test_biases_and_norms_do_not_decay_nor_embeddings_to_zero(state: ModelState, bert: Path, decay_to: str) -> None:
+    moving = build_moving(session(state, bert, train="all", weight_decay=0.1, decay_to=decay_to), 0)
     undecayed = {name for group in moving.groups if group.weight_decay == 0 for name in group.names}
-    assert undecayed == {name for name in moving.names if name.endswith("bias") or "LayerNorm" in name}
+    left = resolve("bias | norm | embeddings" if decay_to == "zero" else "bias | norm", state.roles(), "train")
+    assert undecayed == left & moving.names
 
 
 def test_a_rate_for_what_does_not_move_is_refused(state: ModelState, bert: Path) -> None:

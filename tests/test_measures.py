@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import tiny
-from alloytune.build import Session, build_moving
+from alloytune.build.moving import build_moving
+from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.learning import Learning
 from alloytune.machine import find_machine

@@ -12,7 +12,7 @@ COLUMNS = ("train", "validation", "test")
 
 def split_rows(case: Case, source: str, table: Path, folder: Path, rows: int) -> None:
     """Clean a table and cut so many rows from it as this project does, once for all contenders."""
-    from alloytune.build import build_data_settings
+    from alloytune.build.data import build_data_settings
     from alloytune.data.prepare import prepare
     from alloytune.data.store import write_splits
     from alloytune.recipe.read import recipe_read
@@ -59,7 +59,7 @@ def tokenize(case: Case, source: str, splits: Path, split: str) -> list[dict[str
     """Give the tokens and labels of a split of texts to write, so that peers learn the very same tokens."""
     import polars as pl
 
-    from alloytune.build import fit
+    from alloytune.build.session import fit
     from alloytune.models.load import load_tokenizer
     from alloytune.tasks.task import find_task
 
@@ -78,7 +78,8 @@ def count(case: Case, source: str, splits: Path, scratch: Path) -> dict[str, Any
     gradients of what moves. `least` runs what lies below that weight once and not in every epoch: a frozen layer's
     part of a forward pass is a third of full training's operations times its share of the layers.
     """
-    from alloytune.build import build_data_settings, build_session
+    from alloytune.build.data import build_data_settings
+    from alloytune.build.session import build_session
     from alloytune.data.prepare import prepare
     from alloytune.models.weights import free_only, named_weights
     from alloytune.recipe.read import recipe_read

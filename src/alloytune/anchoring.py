@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from alloytune.build import Session
+from alloytune.build.session import Session
 from alloytune.evaluate.predict import predict
 from alloytune.tasks.abilities import Anchored
 

@@ -1,7 +1,7 @@
 """What a stage does to adapters before it trains: merge, drop and attach."""
 
-from alloytune import build
-from alloytune.build import Session
+from alloytune.build.attaching import attached_at, build_attachments, leaving
+from alloytune.build.session import Session
 from alloytune.errors import InputError, VerificationError
 from alloytune.evaluate.predict import raw_outputs
 from alloytune.models.heads import MAIN
@@ -18,10 +18,10 @@ def remove_adapters(session: Session, number: int) -> None:
     """
     state, stage = session.state, session.recipe.stages[number]
     names = [attachment.name for attachment in state.attachments]
-    merged = build.leaving(stage, "merge", names)
+    merged = leaving(stage, "merge", names)
     if merged:
         _merge(session, merged, f"stages[{number}].merge")
-    state.take_off(build.leaving(stage, "drop", names))
+    state.take_off(leaving(stage, "drop", names))
 
 
 def enter_stage(session: Session, number: int) -> None:
@@ -46,8 +46,8 @@ def return_home(session: Session) -> None:
 def attach_adapters(session: Session, number: int, chooser: Chooser, *, fresh: bool = True) -> frozenset[str]:
     """Carry out a stage's `attach`; give the base weights that an adapter began by moving."""
     moved = frozenset[str]()
-    for place, attachment in enumerate(build.build_attachments(session, number, chooser)):
-        where = build.attached_at(session.recipe.stages[number], number, place)
+    for place, attachment in enumerate(build_attachments(session, number, chooser)):
+        where = attached_at(session.recipe.stages[number], number, place)
         moved |= session.state.attach(attachment, where, fresh=fresh)
     return moved
 
@@ -56,12 +56,12 @@ def arrange_adapters(session: Session, number: int, chooser: Chooser) -> None:
     """Attach and remove as a stage does, and move no weight of the base: for weights that are put in afterwards."""
     state, stage = session.state, session.recipe.stages[number]
     names = [attachment.name for attachment in state.attachments]
-    merged = build.leaving(stage, "merge", names)
+    merged = leaving(stage, "merge", names)
     for attachment in state.attachments:
         if attachment.name in merged and not attachment.settings.mergeable:
             kind = attachment.settings.kind
             raise InputError(f"stages[{number}].merge", f"a {kind} adapter cannot be merged", "remove `merge`")
-    state.take_off([*merged, *build.leaving(stage, "drop", names)])
+    state.take_off([*merged, *leaving(stage, "drop", names)])
     _turn(session, number)
     attach_adapters(session, number, chooser, fresh=False)
 
@@ -70,8 +70,8 @@ def weights_at_stake(session: Session, number: int) -> frozenset[str]:
     """Give the weights that a stage's `merge`, `drop` and `attach` may move or remove."""
     state, stage = session.state, session.recipe.stages[number]
     names = [attachment.name for attachment in state.attachments]
-    going = [*build.leaving(stage, "merge", names), *build.leaving(stage, "drop", names)]
-    return state.at_stake(going) | state.displaced_by(build.build_attachments(session, number, REHEARSAL))
+    going = [*leaving(stage, "merge", names), *leaving(stage, "drop", names)]
+    return state.at_stake(going) | state.displaced_by(build_attachments(session, number, REHEARSAL))
 
 
 def _merge(session: Session, names: list[str], where: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from alloytune import build
-from alloytune.build import Session
+from alloytune.build.plan import build_updates
+from alloytune.build.selections import selections
+from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.expression import choices_in, parse
 from alloytune.models.frozen_prefix import FrozenPrefix, find_frozen_prefix
@@ -46,7 +47,7 @@ def make_reader(session: Session, number: int, moving: Moving) -> tuple[PrefixRe
 def check_cache(session: Session, number: int, moving: Moving) -> None:
     """Raise InputError where a stage asks for its frozen layers to be kept, and nothing of the kind can be."""
     stage = session.recipe.stages[number]
-    choices = [choice for text in build.selections(stage, number).values() for choice in choices_in(parse(text))]
+    choices = [choice for text in selections(stage, number).values() for choice in choices_in(parse(text))]
     if stage.cache is not True or choices:  # what stands still is known when the choice is made
         return
     free_only(session.state.model, moving.names)
@@ -84,7 +85,7 @@ def _find_prefix(
     layers = roles.stacks.get("layers", ())
     if joint is not None and joint.over == "pretrained":
         return None, _OTHER_BASE
-    if build.build_updates(session, number, attempt=0).beside:
+    if build_updates(session, number, attempt=0).beside:
         return None, _OWN_VIEWS
     if not moving.groups or not layers or layers[0] & moving.names:
         return None, _NO_LAYERS
@@ -118,7 +119,7 @@ def _why_not(session: Session, number: int) -> str | None:
         return _VARIES
     if stage.cache is False:
         return "cache: false"
-    updates = build.build_updates(session, number, attempt=0)
+    updates = build_updates(session, number, attempt=0)
     return _ONE_PASS if stage.cache == "auto" and _num_passes(stage.until, updates.per_epoch) < 2 else None
 
 

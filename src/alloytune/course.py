@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from alloytune import build
-from alloytune.build import Session
+from alloytune.build.plan import build_updates, in_updates
+from alloytune.build.selections import select_turn
+from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.joint import make_joint_course
 from alloytune.measures import measure_turn
@@ -41,7 +42,7 @@ def make_course(session: Session, number: int, moving: Moving, chooser: Chooser)
 def _turn(session: Session, number: int, choose: str, roles: Roles, chooser: Chooser, turn: int) -> Turn:
     """Choose what moves in a turn. The first is chosen by what the stage began with, others by scores of their own."""
     measures = measure_turn(session, number, choose, roles, turn) if turn else None
-    always, chosen = build.select_turn(session, number, roles, chooser, measures or chooser)
+    always, chosen = select_turn(session, number, roles, chooser, measures or chooser)
     return Turn(turn, always | chosen, {"scores": measures.tensors} if measures and measures.tensors else {})
 
 
@@ -68,4 +69,4 @@ def _layers(roles: Roles, moving: Moving, where: str) -> Sequence[frozenset[str]
 
 
 def _in_updates(session: Session, number: int, interval: str) -> int:
-    return build.in_updates(interval, build.build_updates(session, number, attempt=0).per_epoch)
+    return in_updates(interval, build_updates(session, number, attempt=0).per_epoch)

@@ -5,7 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alloytune import build, run
+from alloytune import run
+from alloytune.build.data import build_data_settings
+from alloytune.build.session import build_session
 from alloytune.data.prepare import prepare
 from alloytune.errors import InputError
 from alloytune.estimate import estimate
@@ -40,8 +42,8 @@ def rows_that_fit(overrides: dict[str, Any]) -> int:
     """Measure the stages on this machine and give how many rows they can use in SECONDS."""
     data = {**overrides["data"], "rows": PROBED_ROWS}
     read: ReadRecipe = read_recipe("hybrid", (), {**overrides, "data": data})
-    dataset = prepare(build.build_data_settings(read.recipe))
-    cost = estimate(build.build_session(read.recipe, dataset))
+    dataset = prepare(build_data_settings(read.recipe))
+    cost = estimate(build_session(read.recipe, dataset))
     return int(max(500, min(PROBED_ROWS * SECONDS / cost.seconds, 38_158)) // 100 * 100)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from alloytune.attaching import return_home
-from alloytune.build import Session
+from alloytune.build.session import Session
 from alloytune.data.prepare import Dataset
 from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict, raw_outputs

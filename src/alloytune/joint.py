@@ -27,7 +27,7 @@ from alloytune.train.turns import Course
 from alloytune.train.views import Learned, Views, with_adapters_that_move
 
 if TYPE_CHECKING:
-    from alloytune.build import Session
+    from alloytune.build.session import Session
 
 ROWS_PER_BATCH = 64  # of validation
 _DRAWING = 2**31 + 3  # the place of drawing views among a stage's seeds, which are numbered by attempt

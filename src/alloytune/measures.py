@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alloytune import build
-from alloytune.build import Session
+from alloytune.build.plan import build_updates
+from alloytune.build.selections import scale, selections
+from alloytune.build.session import Session, derive_seed, fit
 from alloytune.errors import InputError
 from alloytune.expression import Choice, choices_in, parse, show
 from alloytune.models.load import load_model, load_tokenizer
@@ -109,8 +110,8 @@ def measure_stage(session: Session, number: int, changed: Weights | None = None)
     `changed` are the weights that weight_change looks at, where they are not the model's.
     """
     stage, roles = session.recipe.stages[number], session.state.roles()
-    wanted = Wanted.of(build.selections(stage, number), roles)
-    if scaled := build.scale(stage):
+    wanted = Wanted.of(selections(stage, number), roles)
+    if scaled := scale(stage):
         wanted.tensors.setdefault(scaled, set()).update(roles.members["all"])
     return _measure(session, number, wanted, changed=changed)
 
@@ -125,8 +126,8 @@ def _measure(
     session: Session, number: int, wanted: "Wanted", turn: int = 0, changed: Weights | None = None
 ) -> Measures:
     stage = session.recipe.stages[number]
-    seed = build.derive_seed(session.recipe.seed, number, _MEASURING)
-    updates = replace(build.build_updates(session, number, _MEASURING), beside={})
+    seed = derive_seed(session.recipe.seed, number, _MEASURING)
+    updates = replace(build_updates(session, number, _MEASURING), beside={})
 
     def gradients(names: frozenset[str]) -> dict[str, Gradient]:
         series = updates.after(turn * stage.score.batches)
@@ -205,7 +206,7 @@ def select_of_model(name: str, text: str, seed: int, task_name: str = "classific
         raise InputError("selection", f"{text!r} chooses by training rows", "see what it picks with: alloytune check")
 
     source = locate(name)
-    task = build.fit(find_task(task_name).blank(), source)
+    task = fit(find_task(task_name).blank(), source)
     model, fresh = load_model(task.auto_class, source, load_tokenizer(source), seed, **task.config)
     found = ModelState(model, fresh).roles()
     measures = measure(Wanted.of({"selection": text}, found), model, seed, refuse, lambda: refuse(frozenset()), 1, {})

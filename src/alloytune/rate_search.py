@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from alloytune import build
-from alloytune.build import Session
+from alloytune.build.plan import build_plan, build_updates
+from alloytune.build.session import Session, derive_seed
 from alloytune.models.roles import Roles
 from alloytune.models.weights import copy_weights, free_only, put_weights
 from alloytune.pace import in_training_form, make_stage_loss, make_stage_optimizer
@@ -62,7 +62,7 @@ def find_rates(
     sides = starting_rates(moving)
     if not sides:
         return {}
-    updates = replace(build.build_updates(session, number, _SEARCHING), beside={})
+    updates = replace(build_updates(session, number, _SEARCHING), beside={})
     num_updates = num_searching(session, number) // len(sides)
     model = session.state.model
     before = copy_weights(model, moving.names)
@@ -107,8 +107,8 @@ def _only(moving: Moving, side: Side) -> Moving:
 
 def num_searching(session: Session, number: int) -> int:
     """Give the updates that a search of a stage's rates would take, 0 where the stage is too short for one."""
-    updates = build.build_updates(session, number, 0)
-    plan = build.build_plan(session, number, 0, updates)
+    updates = build_updates(session, number, 0)
+    plan = build_plan(session, number, 0, updates)
     per_update = int(count_tokens(updates.examples).sum()) / updates.per_epoch
     limits = [plan.max_updates, plan.max_tokens and plan.max_tokens / per_update]
     return num_sweep_updates(min((limit for limit in limits if limit), default=0))
@@ -123,7 +123,7 @@ def _sweep(
     reader: PrefixReader,
 ) -> RangeTest:
     model = session.state.model
-    plan = build.build_plan(session, number, 0, build.build_updates(session, number, 0))
+    plan = build_plan(session, number, 0, build_updates(session, number, 0))
     optimizer = make_stage_optimizer(session, number, moving)
     turns = Turns(steady(selected & moving.selected), moving.names, model, optimizer)
     with in_training_form(session, number), reader.running():
@@ -135,7 +135,7 @@ def _sweep(
             session.machine,
             still=lambda update: turns.at(update, 0.0),
             clip=plan.clip,
-            seed=build.derive_seed(session.recipe.seed, number, _SEARCHING),
+            seed=derive_seed(session.recipe.seed, number, _SEARCHING),
         )
 
 

@@ -13,10 +13,14 @@ from typing import Any
 import polars as pl
 import torch
 
-from alloytune import build
 from alloytune.anchoring import anchor
 from alloytune.attaching import arrange_adapters
-from alloytune.build import Session
+from alloytune.build.attaching import attached_at, build_attachments
+from alloytune.build.combining import build_combined
+from alloytune.build.data import build_data_settings, prepare_others
+from alloytune.build.moving import build_moving
+from alloytune.build.plan import fixed_updates
+from alloytune.build.session import Session, build_session
 from alloytune.caching import check_cache
 from alloytune.course import make_course
 from alloytune.data.prepare import prepare
@@ -48,8 +52,8 @@ def start(read: ReadRecipe, output: Path, watcher: Watcher, table: pl.DataFrame 
     """
     require_complete(read, has_table=table is not None)
     require_free(output)
-    dataset = prepare(build.build_data_settings(read.recipe), table)
-    others = build.prepare_others(read.recipe)
+    dataset = prepare(build_data_settings(read.recipe), table)
+    others = prepare_others(read.recipe)
     environment = _environment(read.recipe)
     with new_folder(output, replaces=False) as aside:
         new = RunFolder(aside)
@@ -86,9 +90,9 @@ def carry_out(folder: RunFolder, watcher: Watcher) -> RunFolder:
     try:
         dataset = load_splits(folder.data)
         others = {name: load_splits(folder.data / name) for name in recipe.learnings if (folder.data / name).exists()}
-        session = build.build_session(recipe, dataset, others)
-        watcher.on_model(session)
+        session = build_session(recipe, dataset, others)
         rehearse(session)
+        watcher.on_model(session)
         _train(folder, session, watcher)
         finish(folder, session, dataset, watcher)
     except (Interrupted, KeyboardInterrupt):
@@ -123,30 +127,24 @@ def rehearse(session: Session) -> None:
         for standing in sorted(map(sorted, standings)):
             session.state.turn_to(session.recipe.learning_of(standing[0][0] if standing else number))
             for stage, place in standing:
-                attachment = build.build_attachments(session, stage, REHEARSAL)[place]
-                state.attach(attachment, build.attached_at(session.recipe.stages[stage], stage, place), fresh=False)
+                attachment = build_attachments(session, stage, REHEARSAL)[place]
+                state.attach(attachment, attached_at(session.recipe.stages[stage], stage, place), fresh=False)
             arrange_adapters(session, number, REHEARSAL)
-            moving = build.build_moving(session, number, REHEARSAL)
+            moving = build_moving(session, number, REHEARSAL)
             course = make_course(session, number, moving, REHEARSAL)
-            check_joint(session, number, course, build.fixed_updates(session, number))
+            check_joint(session, number, course, fixed_updates(session, number))
             check_regularisers(session, number, moving)
             check_cache(session, number, moving)
-            build.build_combined(session, number, REHEARSAL)
+            build_combined(session, number, REHEARSAL)
             state.take_off()
     session.state.turn_to(MAIN)
 
 
 def _environment(recipe: Recipe) -> dict[str, Any]:
     """Describe what the run starts from."""
-    every = {"": recipe.data} | {f"{name}/": recipe.view(*learner).data for name, learner in recipe.learnings.items()}
-    files = {
-        f"{name}{split}": getattr(data, split)
-        for name, data in every.items()
-        for split in ("train", "validation", "test")
-    }
     source = locate(recipe.model or "")
     return describe(
-        {name: Path(file) for name, file in files.items() if file is not None},
+        {name: Path(file) for name, file in recipe.files.items()},
         model={"source": source, "fingerprint": fingerprint(source)},
         threads=torch.get_num_threads(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from alloytune import build
-from alloytune.build import Session
+from alloytune.build.combining import build_combination, build_combined
+from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.models.combine import Mixture, combine, require_alike
 from alloytune.models.weights import Weights, copy_weights
@@ -47,7 +47,7 @@ def weights_after(folder: RunFolder, session: Session, name: str) -> Weights:
 
 def names_combined(session: Session, number: int, chooser: Chooser) -> frozenset[str]:
     """Give the weights that a stage combines, of those that have moved; what stands beside its head is left alone."""
-    of = build.build_combined(session, number, chooser)
+    of = build_combined(session, number, chooser)
     moved = session.state.touched - session.state.beside_names
     return moved if of is None else moved & of
 
@@ -59,7 +59,7 @@ def combine_snapshots(
 
     `evaluate` scores the model as it is, where validation chooses.
     """
-    combination = build.build_combination(session, number)
+    combination = build_combination(session, number)
     if combination is None:
         return None
     state = session.state

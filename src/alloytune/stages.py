@@ -6,10 +6,11 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from alloytune import build
 from alloytune.anchoring import anchor
 from alloytune.attaching import attach_adapters, enter_stage, weights_at_stake
-from alloytune.build import Session
+from alloytune.build.moving import build_moving
+from alloytune.build.plan import build_plan, build_updates, retries
+from alloytune.build.session import Session
 from alloytune.caching import cache_facts, make_reader
 from alloytune.course import make_course
 from alloytune.errors import InputError, Interrupted
@@ -62,7 +63,7 @@ class StageOfRun:
 
     def carry_out(self, before: Reached) -> Reached:
         """Train the stage until it is kept or given up; give the scores of the model that remains."""
-        num_retries, factor = build.retries(self.stage)
+        num_retries, factor = retries(self.stage)
         learning = self.session.recipe.learning_of(self.number)
         self.before = before.scores if before.learning == learning else None
         checkpoint = self._newest_progress()
@@ -126,7 +127,7 @@ class StageOfRun:
         self.run_folder.write("resolved.json", resolved(recipe))
         session.recipe = recipe
         self.stage = recipe.stages[self.number]
-        return build.build_moving(session, self.number, measures)
+        return build_moving(session, self.number, measures)
 
     def _train(
         self, attempt: int, moving: Moving, course: Course, checkpoint: Checkpoint | None
@@ -137,8 +138,8 @@ class StageOfRun:
         """
         session, state = self.session, self.session.state
         weights = named_weights(state.model)
-        updates = build.build_updates(session, self.number, attempt)
-        plan = build.build_plan(session, self.number, attempt, updates)  # while all is free that may move
+        updates = build_updates(session, self.number, attempt)
+        plan = build_plan(session, self.number, attempt, updates)  # while all is free that may move
         optimizer = make_stage_optimizer(session, self.number, moving)
         facts = joint_facts(session, course)
         record = _StageRecord(self.folder, attempt, self.watcher, facts)
@@ -330,7 +331,7 @@ def free_stage(session: Session, number: int, folder: StageFolder | None = None)
     """
     measures = measures_of(session, number, folder)
     displaced = attach_adapters(session, number, measures)
-    moving = build.build_moving(session, number, measures)
+    moving = build_moving(session, number, measures)
     session.state.touched |= moving.names | displaced
     free_only(session.state.model, moving.names)
     return moving, make_course(session, number, moving, measures)

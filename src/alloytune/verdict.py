@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alloytune.build import Session
+from alloytune.build.session import Session
 from alloytune.evaluate.compare import standard_error
 from alloytune.metrics import METRICS, gain
 from alloytune.models.heads import MAIN

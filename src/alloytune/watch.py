@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from alloytune.record.folder import RunFolder
 
 if TYPE_CHECKING:
-    from alloytune.build import Session
+    from alloytune.build.session import Session
     from alloytune.recipe.types.stage import Stage
     from alloytune.tasks.task import Scores
     from alloytune.train.loop import Step
@@ -24,7 +24,7 @@ class Watcher:
         """The data is cleaned and split; `folder` holds the audit."""
 
     def on_model(self, session: "Session") -> None:
-        """The model is loaded."""
+        """The model is loaded, and the recipe fits it."""
 
     def on_stage(self, number: int, stage: "Stage", moving: "Moving", plan: "StagePlan", progress: "Progress") -> None:
         """A stage begins, or goes on from `progress`."""

@@ -13,7 +13,8 @@ import alloytune
 import tiny
 from alloytune import run
 from alloytune.attaching import remove_adapters
-from alloytune.build import Session, build_data_settings, build_session
+from alloytune.build.data import build_data_settings
+from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
 from alloytune.errors import InputError, VerificationError
 from alloytune.models.adapters import Attachment

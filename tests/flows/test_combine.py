@@ -205,7 +205,8 @@ def test_a_selection_that_a_rollback_leaves_empty_is_refused_at_once(bert: Path,
 
 
 def test_check_knows_stages_that_do_not_train(bert: Path, tmp_path: Path) -> None:
-    from alloytune import build
+    from alloytune.build.data import build_data_settings
+    from alloytune.build.session import build_session
     from alloytune.data.prepare import prepare
     from alloytune.estimate import estimate
 
@@ -219,7 +220,7 @@ def test_check_knows_stages_that_do_not_train(bert: Path, tmp_path: Path) -> Non
             ],
         }
     )
-    session = build.build_session(recipe, prepare(build.build_data_settings(recipe), TABLE))
+    session = build_session(recipe, prepare(build_data_settings(recipe), TABLE))
     one, wise = estimate(session).stages
     assert one.num_updates is not None
     assert one.num_updates > 1

@@ -14,7 +14,9 @@ from transformers import AutoModel, AutoTokenizer
 
 import tiny
 from alloytune import run, use
-from alloytune.build import Session, build_data_settings, build_session, build_updates
+from alloytune.build.data import build_data_settings
+from alloytune.build.plan import build_updates
+from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
 from alloytune.errors import RecipeError
 from alloytune.machine import find_machine

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tiny
-from alloytune.build import build_session
+from alloytune.build.session import build_session
 from alloytune.data.prepare import prepare
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError

@@ -13,7 +13,9 @@ import torch
 
 import tiny
 from alloytune.anchoring import anchor
-from alloytune.build import Session, build_data_settings, build_session, build_updates
+from alloytune.build.data import build_data_settings
+from alloytune.build.plan import build_updates
+from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
 from alloytune.errors import InputError
 from alloytune.machine import find_machine

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from alloytune import build, run
-from alloytune.build import Session
+from alloytune import run
+from alloytune.build.data import build_data_settings, prepare_others
+from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
 from alloytune.errors import Interrupted
 from alloytune.estimate import estimate
@@ -245,8 +246,8 @@ def test_views_of_their_own_end_in_the_same_bytes(in_views: tuple[Path, Moves], 
 def test_the_cost_of_views_of_their_own(bert: Path) -> None:
     """All three views are counted, on both batches."""
     read = read_recipe(str(write_recipe(bert, views(partial="1"))))
-    dataset = prepare(build.build_data_settings(read.recipe))
-    found = estimate(build.build_session(read.recipe, dataset, build.prepare_others(read.recipe)))
+    dataset = prepare(build_data_settings(read.recipe))
+    found = estimate(build_session(read.recipe, dataset, prepare_others(read.recipe)))
     assert 1.5 < found.stages[0].flops_share < 4
     assert found.stages[1].flops_share < 1
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import tiny
 from alloytune import run
-from alloytune.build import Session
+from alloytune.build.session import Session
 from alloytune.errors import InputError, Interrupted
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import read_recipe

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tiny
 from alloytune import run
-from alloytune.build import Session, build_session
+from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import Dataset, prepare
 from alloytune.data.settings import SplitSettings
 from alloytune.models.weights import copy_weights, named_weights

@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, event, given, reject, settings
 from hypothesis import strategies as st
 
-from alloytune.build import Session
+from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.evaluate.predict import raw_outputs
 from alloytune.models.reload import load_folder

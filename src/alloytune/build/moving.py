@@ -1,0 +1,113 @@
+"""From a stage to what moves in it: by which rate, decay and optimizer."""
+
+from math import prod
+
+from alloytune.build.selections import scale, select_turn
+from alloytune.build.session import Session
+from alloytune.errors import InputError
+from alloytune.joint import constant_factors, find_parts
+from alloytune.models.roles import Roles
+from alloytune.pace import layer_shares, optimizer_settings, role_of
+from alloytune.rates import auto_rate
+from alloytune.recipe.types.choosing import Scaled
+from alloytune.recipe.types.stage import Stage
+from alloytune.selected import Selected
+from alloytune.selection import REHEARSAL, Chooser, resolve
+from alloytune.train.joint import Part
+from alloytune.train.moving import Group, Moving, Role
+
+
+def build_moving(session: Session, number: int, chooser: Chooser | None = None) -> Moving:
+    """Translate a stage's `train`, its rates and its optimizer, once its adapter is attached.
+
+    Where weights take turns, it holds all that may ever move.
+    `chooser` makes the choices of its selections, and knows the score that a rate is scaled by. Settings for weights
+    that never move are refused; a choice may well leave them out, and has been rehearsed with all that it may choose.
+    """
+    stage = session.recipe.stages[number]
+    if stage.train is None:
+        return Moving(())
+    where = f"stages[{number}]"
+    roles = session.state.roles()
+    selected = _selected(session, number, roles, chooser)
+    own_rates = [
+        (text, resolve(text, roles, f"{where}.rates.{text}", chooser), rate) for text, rate in stage.rates.items()
+    ]
+    is_sure = chooser in (None, REHEARSAL)
+    for text, names, _ in own_rates:
+        if is_sure and not names & selected.names:
+            raise InputError(
+                f"{where}.rates", f"nothing of {text!r} moves in this stage", "drop it, or add it to train"
+            )
+    starts = _auto_rates(session, roles, selected)
+    shares = layer_shares(stage.layer_decay, roles)
+    if is_sure and stage.layer_decay != 1 and selected.names.isdisjoint(shares):
+        raise InputError(f"{where}.layer_decay", "no layer moves in this stage", "drop it, or add layers to train")
+    common = stage.rate.largest if isinstance(stage.rate, Scaled) else stage.rate
+    factors = _factors(stage, roles, selected, chooser)
+    pluses = session.state.pluses()
+    parts = find_parts(stage, where, roles, selected.names, chooser)
+    weights = constant_factors(stage)
+    undecayed = _undecayed(stage, roles)
+    groups: dict[tuple[float, float, Role, float | None, Part | None], list[str]] = {}
+    for name in (name for name in roles.shapes if name in selected.names):
+        own = next((rate for _, names, rate in own_rates if name in names), None)
+        given = common if own is None else own
+        start, rate = (starts[name], starts[name]) if given == "auto" else (None, given)
+        rate *= pluses.get(name, 1.0)
+        rate *= factors.get(name, 1.0) * shares.get(name, 1.0) if own is None else 1.0
+        part = parts.get(name)
+        rate *= weights.get(part, 1.0) if part else 1.0
+        decay = 0.0 if name in undecayed or len(roles.shapes[name]) < 2 else stage.weight_decay
+        groups.setdefault((rate, decay, role_of(name, roles), start, part), []).append(name)
+    made = tuple(Group(tuple(names), *shared) for shared, names in groups.items())
+    return Moving(made, optimizer_settings(stage, where, made, roles, is_sure=is_sure), selected.masks)
+
+
+def _undecayed(stage: Stage, roles: Roles) -> frozenset[str]:
+    """Give what never decays; embeddings not to zero, as rows that no text of the training names would shrink, too."""
+    kept = ["norm", "bias"] if stage.decay_to != "zero" else ["norm", "bias", "embeddings"]
+    return frozenset[str]().union(*(roles.members.get(role, frozenset()) for role in kept))
+
+
+def _selected(session: Session, number: int, roles: Roles, chooser: Chooser | None) -> Selected:
+    """Give all that may move in a stage; raises InputError where what takes turns moves anyhow."""
+    always, chosen = select_turn(session, number, roles, chooser, REHEARSAL)
+    if chosen and not chosen - always:
+        raise InputError(
+            f"stages[{number}].train.rotate.choose",
+            "all that may be chosen moves in every turn anyhow",
+            "take it out of `always`, or choose `of` something else",
+        )
+    return always | chosen
+
+
+def _factors(stage: Stage, roles: Roles, selected: Selected, chooser: Chooser | None) -> dict[str, float]:
+    """Give what the rate of each pretrained tensor is multiplied with: its score / the largest of those that move.
+
+    The head and adapters are not compared with pretrained weights (a fresh head leads any such list) and keep the whole
+    rate, as does a tensor that has no score.
+    """
+    score = scale(stage)
+    if score is None or chooser is None:
+        return {}
+    fresh = roles.members.get("head", frozenset()) | roles.members.get("adapter", frozenset())
+    found = {name: value for name, value in chooser.scores(score).items() if name in selected.names - fresh}
+    largest = max(found.values(), default=0.0)
+    return {name: value / largest for name, value in found.items()} if largest > 0 else {}
+
+
+def _auto_rates(session: Session, roles: Roles, selected: Selected) -> dict[str, float]:
+    """Give the starting rate of every weight that moves; the head goes with what moves beside it."""
+    adapter, head = (roles.members.get(role, frozenset()) for role in ("adapter", "head"))
+    body = frozenset[str]().union(*roles.stacks.get("layers", ()))
+    num_body = sum(prod(roles.shapes[name]) for name in body)
+    pretrained = selected.names - adapter - head
+    num_moved = sum(count for name, count in selected.counts(roles.shapes).items() if name in pretrained & body)
+    again = bool(pretrained & session.state.touched)
+    of_pretrained = auto_rate("full" if 2 * num_moved >= num_body else "partial", num_body, again=again)
+    of_adapter = auto_rate("adapter", num_body, again=session.state.base_moved)
+    beside = of_pretrained if pretrained else of_adapter if selected.names & adapter else auto_rate("head", num_body)
+    return {
+        name: of_adapter if name in adapter else beside if name in head else of_pretrained for name in selected.names
+    }
