@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from alloytune.build import fit
+from alloytune.build.session import fit
 from alloytune.errors import InputError
 from alloytune.machine import find_machine
 from alloytune.models.load import load_model, load_tokenizer
@@ -93,7 +93,11 @@ def load_writer(place: str, *, max_new_tokens: int | None, temperature: float, s
         return Writer(tuned.model, tuned.tokenizer, form, prompt, max_new_tokens or limit, temperature)
     source = locate(place)
     tokenizer, task = load_tokenizer(source), fit(find_task("generation").blank(), source)
-    model, _ = load_model(task.auto_class, source, tokenizer, seed, **task.config)
+    model, fresh = load_model(task.auto_class, source, tokenizer, seed, **task.config)
+    if fresh or task.config.get("is_decoder"):  # an encoder, put under a decoder's head
+        raise InputError(
+            "model", f"{place!r} has not learned to write", "give one that has, or a run with task: generation"
+        )
     form = "instruction" if getattr(tokenizer, "chat_template", None) else "text"
     device = find_machine().device
     return Writer(model.to(device), tokenizer, form, "{source}", max_new_tokens or 256, temperature)

@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from alloytune.build import build_architecture, build_rules
+from alloytune.build.data import build_rules
+from alloytune.build.session import build_architecture
 from alloytune.data.clean import drop_missing, repair, strip
 from alloytune.data.columns import require_columns
 from alloytune.data.parse import parse_table
@@ -69,12 +70,15 @@ class Tuned:
         self._require_pairs(columns)
         return self._predict(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)))
 
-    def predict_table(self, table: Any, where: Path | str = "table") -> pl.DataFrame:
+    def predict_table(
+        self, table: Any, where: Path | str = "table", columns: Mapping[str, str] | None = None
+    ) -> pl.DataFrame:
         """Answer the rows of a table with the run's own columns, or with those of the task, such as `text`.
 
         The table is anything that `tune` takes; an empty text gets an empty answer. `where` names it in errors.
+        `columns` says what columns are called here, by the task's names: `{"text": "review"}`.
         """
-        return self._predict(self._choose_columns(parse_table(table), where, self._texts))
+        return self._predict(self._choose_columns(parse_table(table), where, self._texts, columns or {}))
 
     def _predict(self, table: pl.DataFrame) -> pl.DataFrame:
         """Answer every row: the number of those that are answered in scores is of no account here."""
@@ -95,13 +99,15 @@ class Tuned:
         """Give the columns that the model reads."""
         return build_rules(self.recipe).texts
 
-    def evaluate_table(self, table: Any, where: Path | str = "table") -> dict[str, Any]:
+    def evaluate_table(
+        self, table: Any, where: Path | str = "table", columns: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Score on a table with the run's own columns, or with those of the task, such as `text` and `label`.
 
         Give values, 95 % intervals, details, rows, and `left_out`: how many rows cannot be used. The table is anything
-        that `tune` takes, and is treated as the training's rows were. `where` names it in errors.
+        that `tune` takes, and is treated as the training's rows were. `where` and `columns` as in `predict_table`.
         """
-        chosen = self._choose_columns(parse_table(table), where, list(self.recipe.columns))
+        chosen = self._choose_columns(parse_table(table), where, list(self.recipe.columns), columns or {})
         rules = build_rules(self.recipe)
         try:
             examples, answers = self._answers(self.task, rules.answered(self._clean(chosen))[0])
@@ -123,11 +129,15 @@ class Tuned:
         pretrained = pretrained.to(self.machine.device)
         return task.anchored(predict(pretrained, self.task, examples, self.tokenizer, self.machine), examples)
 
-    def _choose_columns(self, table: pl.DataFrame, where: Path | str, names: Sequence[str]) -> pl.DataFrame:
+    def _choose_columns(
+        self, table: pl.DataFrame, where: Path | str, names: Sequence[str], given: Mapping[str, str]
+    ) -> pl.DataFrame:
         """Give the columns that the run was trained on, under the names that the task knows."""
-        own = {name: self.recipe.columns[name] for name in names}
+        if unread := [name for name in given if name not in names]:
+            raise InputError("columns", f"the run reads no {unread[0]}", f"name columns for {', '.join(names)}")
+        own = {name: given.get(name, self.recipe.columns[name]) for name in names}
         has_own = all(column in table.columns for column in own.values())
-        if not has_own and all(name in table.columns for name in own):
+        if not given and not has_own and all(name in table.columns for name in own):
             return table.select(list(own))
         require_columns(table, where, list(own.values()))
         return table.select(pl.col(column).alias(name) for name, column in own.items())

@@ -1,5 +1,7 @@
 """Bad input: one clear line, exit code 2, no traceback, nothing lost."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -51,6 +53,30 @@ def test_a_bad_table(command: Command, place: Path, kind: str, words: list[str])
     for word in words:
         assert word in answer.err
     assert not (place / "run").exists()
+
+
+@pytest.mark.new_interpreter
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "recipe.yaml", "--data", "missing.csv"),
+        ("train", "recipe.yaml", "--output", "."),
+        ("train", "--resume", "no run"),
+        ("check", "recipe.yaml", "--test", "missing.csv"),
+        ("predict", "no run", "table.csv"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_torch_is_loaded(place: Path, words: tuple[str, ...]) -> None:
+    code = """
+import sys
+from alloytune.cli.main import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    answer = subprocess.run([sys.executable, "-c", code, *words], cwd=place, capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr.count("\n")) == (2, 1), answer.stderr
 
 
 def test_labels_in_test_that_training_never_saw(command: Command, place: Path) -> None:

@@ -148,6 +148,14 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     assert "1 row without text or label is left out" in command("evaluate", "run", "one.csv").err
     assert "1 row has no text and gets no answer" in command("predict", "run", "one.csv").err
 
+    pl.DataFrame({"review": ["a dull plot"], "stars": ["bad"]}).write_csv("other.csv")
+    assert '"text"' in command("predict", "run", "other.csv").err
+    assert "a dull plot,bad,bad," in command("predict", "run", "other.csv", "--text", "review").out
+    other = command("evaluate", "run", "other.csv", "--text", "review", "--label", "stars")
+    assert other.code == 0, other.err
+    assert "other.csv (1 row)" in other.out
+    assert "reads no text_pair" in command("predict", "run", "other.csv", "--text-pair", "review").err
+
 
 def test_titles_and_what_is_to_be_copied_stay_in_one_line(tmp_path: Path) -> None:
     shown = io.StringIO()

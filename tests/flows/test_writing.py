@@ -118,6 +118,13 @@ def test_instructions_from_train_to_chat(
     assert capsys.readouterr().out.splitlines() == answers.head(2).to_list(), "of nothing said before"
 
 
+def test_a_model_that_has_not_learned_to_write_is_refused(
+    bert: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["generate", str(bert), "a word"], monkeypatch) == 2
+    assert "has not learned to write" in capsys.readouterr().err
+
+
 class Stopping(Watcher):
     """Stops a run at an update, and in any case before it is tested and saved."""
 

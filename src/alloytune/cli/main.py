@@ -2,22 +2,40 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from alloytune.cli.answers import free_names, require_writable, write_table
+from alloytune.cli.inputs import given_of, read_complete, read_for, require_nothing_beside_resume
+from alloytune.cli.options import (
+    DataOption,
+    DrawOption,
+    EncodingOption,
+    LabelOption,
+    ModelOption,
+    NewTokensOption,
+    OutputOption,
+    OwnLabelOption,
+    OwnPairOption,
+    OwnTextOption,
+    PairOption,
+    PlaceArgument,
+    RecipeArgument,
+    RunArgument,
+    SeedOption,
+    SetOption,
+    TemperatureOption,
+    TestOption,
+    TextOption,
+    ValidationOption,
+)
 from alloytune.errors import AlloytuneError, InputError
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from alloytune.recipe.read import ReadRecipe
 
 app = typer.Typer(
     name="alloytune",
@@ -28,37 +46,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 console = Console()
-
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Hub id, folder, GGUF file, or package:NAME/PATH inside a package.")
-]
-DataOption = Annotated[str | None, typer.Option("--data", help="Training table: CSV, TSV, JSONL or Parquet.")]
-ValidationOption = Annotated[str | None, typer.Option("--validation", help="Validation table; else cut from --data.")]
-TestOption = Annotated[str | None, typer.Option("--test", help="Test table; else cut from --data.")]
-TextOption = Annotated[str | None, typer.Option("--text", help="Column with the text.")]
-PairOption = Annotated[str | None, typer.Option("--text-pair", help="Column with a second text.")]
-LabelOption = Annotated[str | None, typer.Option("--label", help="Column with the label.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as stages.0.rate=1e-5.")
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the whole run.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Run folder to make; runs/NAME-DATE where absent.")
-]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
-PlaceArgument = Annotated[
-    str,
-    typer.Argument(metavar="RUN|MODEL", help="The folder of a finished run, or a model: hub id, folder, GGUF file."),
-]
-NewTokensOption = Annotated[
-    int | None, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most; the run's own, or 256.")
-]
-TemperatureOption = Annotated[
-    float, typer.Option("--temperature", min=0.0, help="Above 0 words are drawn; 0 takes the likeliest.")
-]
-DrawOption = Annotated[int, typer.Option("--seed", help="Seed of the words that are drawn.")]
-EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the table.")]
 
 
 @app.callback()
@@ -99,7 +86,10 @@ def train(
             "--seed": seed,
             "--output": output,
         }
-        _require_nothing_beside_resume(recipe, options)
+        require_nothing_beside_resume(recipe, options)
+        from alloytune.record.folder import RunFolder
+
+        RunFolder.open(resume)
         from alloytune import run
 
         with _terminal() as terminal:
@@ -111,14 +101,16 @@ def train(
         return
     if recipe is None:
         raise InputError("train", "no recipe was given", "name one, such as hybrid, or --resume RUN")
-    read = _read(recipe, model, data, validation, test, text, text_pair, label, overrides, seed)
-    from alloytune import run
-    from alloytune.recipe.read import require_complete
+    read = read_complete(recipe, model, data, validation, test, text, text_pair, label, overrides, seed)
+    from alloytune.record.atomic import require_free
     from alloytune.record.folder import default_output
 
-    require_complete(read)
+    output = output or default_output(read.recipe.data.train or recipe, datetime.now())
+    require_free(output)
+    from alloytune import run
+
     with _terminal() as terminal:
-        run.start(read, output or default_output(read.recipe.data.train or recipe, datetime.now()), terminal)
+        run.start(read, output, terminal)
 
 
 @app.command()
@@ -135,20 +127,18 @@ def check(
     seed: SeedOption = None,
 ) -> None:
     """Read everything and train nothing: what each stage moves, what the data holds, what it will cost."""
-    read = _read(recipe, model, data, validation, test, text, text_pair, label, overrides, seed)
-    from alloytune.recipe.read import require_complete
-
-    require_complete(read)
-    from alloytune import build
+    read = read_complete(recipe, model, data, validation, test, text, text_pair, label, overrides, seed)
+    from alloytune.build.data import build_data_settings, prepare_others
+    from alloytune.build.session import build_session
     from alloytune.data.prepare import prepare
     from alloytune.estimate import estimate
     from alloytune.models.load import quiet
     from alloytune.report.tables import audit_table, estimate_table
 
     quiet()
-    dataset = prepare(build.build_data_settings(read.recipe))
+    dataset = prepare(build_data_settings(read.recipe))
     console.print(audit_table(dataset.audit.to_json()))
-    session = build.build_session(read.recipe, dataset, build.prepare_others(read.recipe))
+    session = build_session(read.recipe, dataset, prepare_others(read.recipe))
     console.print(estimate_table(estimate(session)))
 
 
@@ -161,29 +151,30 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="CSV or JSONL to write; the terminal where absent.")
     ] = None,
+    text: OwnTextOption = None,
+    text_pair: OwnPairOption = None,
     encoding: EncodingOption = "utf-8",
 ) -> None:
     """Answer the rows of a table: labels with the probability of each, or whatever the run has learned."""
     import polars as pl
 
-    from alloytune.data.read import read_table
+    if output is not None:
+        require_writable(output)
+    given = read_for(run, table, encoding)
     from alloytune.models.load import quiet
     from alloytune.report.tables import count_rows
     from alloytune.use import load_tuned
 
-    if output is not None:
-        _require_writable(output)
     quiet()
-    given = read_table(table, encoding)
-    answers = load_tuned(run).predict_table(given, table)
-    result = pl.concat([given, answers.rename(_free_names(given.columns, answers.columns))], how="horizontal")
+    answers = load_tuned(run).predict_table(given, table, given_of(text=text, text_pair=text_pair))
+    result = pl.concat([given, answers.rename(free_names(given.columns, answers.columns))], how="horizontal")
     if num_empty := answers.to_series(0).null_count():
         has_none = "has no text and gets" if num_empty == 1 else "have no text and get"
         typer.echo(f"{count_rows(num_empty)} {has_none} no answer", err=True)
     if output is None:
         sys.stdout.write(result.write_csv())
     else:
-        _write_table(result, output)
+        write_table(result, output)
 
 
 @app.command()
@@ -192,18 +183,20 @@ def evaluate(
     table: Annotated[
         Path, typer.Argument(metavar="TABLE", help="Table with the run's columns, such as text and label.")
     ],
+    text: OwnTextOption = None,
+    text_pair: OwnPairOption = None,
+    label: OwnLabelOption = None,
     encoding: EncodingOption = "utf-8",
 ) -> None:
     """Score a run's model on a labelled table."""
-    from alloytune.data.read import read_table
+    given = read_for(run, table, encoding)
     from alloytune.models.load import quiet
     from alloytune.report.tables import count_rows, scores_table
     from alloytune.use import load_tuned
 
     quiet()
-    given = read_table(table, encoding)
     tuned = load_tuned(run)
-    scores = tuned.evaluate_table(given, table)
+    scores = tuned.evaluate_table(given, table, given_of(text=text, text_pair=text_pair, label=label))
     if scores["left_out"]:
         is_left = "is left out" if scores["left_out"] == 1 else "are left out"
         typer.echo(f"{count_rows(scores['left_out'])} without {' or '.join(tuned.recipe.columns)} {is_left}", err=True)
@@ -343,79 +336,6 @@ def main() -> None:
             raise
         typer.echo(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", err=True)
         sys.exit(1)
-
-
-def _read(
-    recipe: str,
-    model: str | None,
-    data: str | None,
-    validation: str | None,
-    test: str | None,
-    text: str | None,
-    text_pair: str | None,
-    label: str | None,
-    overrides: list[str] | None,
-    seed: int | None,
-) -> "ReadRecipe":
-    """Read a recipe with the command line's options over it."""
-    from alloytune.recipe.read import read_recipe
-
-    columns = {
-        "train": data,
-        "validation": validation,
-        "test": test,
-        "text": text,
-        "text_pair": text_pair,
-        "label": label,
-    }
-    given: dict[str, Any] = {key: value for key, value in {"model": model, "seed": seed}.items() if value is not None}
-    if chosen := {key: value for key, value in columns.items() if value is not None}:
-        given["data"] = chosen
-    return read_recipe(recipe, overrides or (), given)
-
-
-def _require_nothing_beside_resume(recipe: str | None, options: Mapping[str, object]) -> None:
-    """Raise an InputError that names what --resume would ignore."""
-    given = [repr(recipe)] if recipe is not None else []
-    given += [option for option, value in options.items() if value not in (None, [])]
-    if given:
-        raise InputError("--resume", "the run has its recipe already", f"leave {', '.join(given)} away")
-
-
-def _require_writable(output: Path) -> None:
-    """Raise an InputError for an output that could not be written once the work is done."""
-    if output.suffix not in (".csv", ".jsonl"):
-        raise InputError("--output", f"{str(output)!r} is neither .csv nor .jsonl", "give one of the two")
-    if not output.parent.is_dir():
-        raise InputError("--output", f"there is no folder {str(output.parent)!r}", "make it, or name another")
-    if output.is_dir():
-        raise InputError("--output", f"{str(output)!r} is a folder", "name a file")
-
-
-def _free_names(taken: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
-    """Give each column a name that is free: `label`, else `predicted_label`, `predicted_label_2` and so on."""
-    names: dict[str, str] = {}
-    for column in wanted:
-        used = {*taken, *wanted, *names.values()} - ({column} - set(taken))
-        candidates = chain([column, f"predicted_{column}"], (f"predicted_{column}_{n}" for n in count(2)))
-        names[column] = next(name for name in candidates if name not in used)
-    return names
-
-
-def _write_table(table: "pl.DataFrame", output: Path) -> None:
-    """Write CSV or JSONL aside and rename it, so that a failure leaves the old file whole."""
-    from alloytune.record.atomic import save_errors
-
-    aside = output.with_name(f".{output.name}.partial")
-    with save_errors(output):
-        try:
-            if output.suffix == ".csv":
-                table.write_csv(aside)
-            else:
-                table.write_ndjson(aside)
-            aside.replace(output)
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 @contextmanager

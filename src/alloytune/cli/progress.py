@@ -29,16 +29,17 @@ class Terminal(Watcher):
         self._total: float = 1.0
         self._loss: float | None = None
         self._began = time.monotonic()
-        self._saw_start = False  # a run that was resumed began long before
+        self._new: RunFolder | None = None  # of a run that begins now; one that is resumed began long before
 
     def on_data(self, folder: RunFolder) -> None:
         """Show the audit."""
-        self._saw_start = True
+        self._new = folder
         self.console.print(audit_table(folder.read("data/audit.json")))
-        self.console.print(f"every dropped row with its reason: {folder.data / 'audit.json'}\n", markup=False)
 
     def on_model(self, session: Any) -> None:
-        """Show the model in a line."""
+        """Show where dropped rows are told of, now that nothing is refused any more, and the model in a line."""
+        if self._new:
+            self.console.print(f"every dropped row with its reason: {self._new.data / 'audit.json'}\n", markup=False)
         num_weights = sum(weight.numel() for weight in session.state.model.parameters())
         cut = sum(session.learning.num_cut.values())
         self.console.print(
@@ -147,7 +148,7 @@ class Terminal(Watcher):
         self.console.print(run_report(folder))
         print_places(self.console, folder)
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.read("results.json")["stages"])
-        whole = f"whole run: {time.monotonic() - self._began:.0f} s, of them " if self._saw_start else ""
+        whole = f"whole run: {time.monotonic() - self._began:.0f} s, of them " if self._new else ""
         self._say(f"{whole}training: {seconds:.0f} s")
 
     def close(self) -> None:

@@ -36,11 +36,16 @@ def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ")
     return table
 
 
+def require_file(path: Path) -> None:
+    """Raise an InputError that names the nearest file where there is none."""
+    if not path.exists():
+        raise InputError(str(path), "there is no such file", _nearest_file(path))
+
+
 def _read_bytes(path: Path) -> bytes:
+    require_file(path)
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(str(path), "there is no such file", _nearest_file(path)) from None
     except OSError as error:
         raise InputError(str(path), f"it cannot be read ({error.strerror})", "give a file that can be") from None
     if not content.strip():

@@ -21,7 +21,7 @@ from alloytune.recipe.repeat import expand, in_the_writing
 from alloytune.recipe.sound import sound_part
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.data import Data
-from alloytune.recipe.types.recipe import Recipe, WrittenRecipe, path_of
+from alloytune.recipe.types.recipe import SPLITS, Recipe, WrittenRecipe, path_of
 from alloytune.recipe.types.stage import WITHOUT_TRAINING, Stage
 from alloytune.recipe.wording import mistakes_in, without_hidden
 from alloytune.recipe.yaml_text import dump, load
@@ -170,7 +170,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path, places: Places) -> Recipe
         return os.path.abspath(start / Path(text).expanduser())
 
     def with_files(data: Data, path: KeyPath) -> Data:
-        files = {key: getattr(data, key) for key in ("train", "validation", "test")}
+        files = {key: getattr(data, key) for key in SPLITS}
         changed = {key: absolute(text, (*path, key)) for key, text in files.items() if text is not None}
         return data.model_copy(update=changed)
 

@@ -117,6 +117,7 @@ class RecipeHead(Part):
         return self.words.stratifies if wanted is None else bool(wanted)
 
 
+SPLITS = ("train", "validation", "test")
 Learner = tuple[int, View | None]  # a stage by its number, or one of its views
 
 
@@ -179,6 +180,13 @@ class Recipe(RecipeHead):
         for learner in self.learners:
             found.setdefault(self.learning_of(*learner), learner)
         return {name: learner for name, learner in found.items() if name}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Give every table that is read, by split; those of a learner with its own as `LEARNER/SPLIT`."""
+        every = {"": self.data} | {f"{name}/": self.view(*learner).data for name, learner in self.learnings.items()}
+        files = {f"{name}{split}": getattr(data, split) for name, data in every.items() for split in SPLITS}
+        return {name: file for name, file in files.items() if file is not None}
 
     def beside(self, number: int) -> dict[View, str]:
         """Give the views of a stage that learn something else than the stage does, and what."""

@@ -1,0 +1,47 @@
+"""The table that `predict` writes: the rows as they were given, and the answers beside them."""
+
+from collections.abc import Sequence
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alloytune.errors import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def require_writable(output: Path) -> None:
+    """Raise an InputError for an output that could not be written once the work is done."""
+    if output.suffix not in (".csv", ".jsonl"):
+        raise InputError("--output", f"{str(output)!r} is neither .csv nor .jsonl", "give one of the two")
+    if not output.parent.is_dir():
+        raise InputError("--output", f"there is no folder {str(output.parent)!r}", "make it, or name another")
+    if output.is_dir():
+        raise InputError("--output", f"{str(output)!r} is a folder", "name a file")
+
+
+def free_names(taken: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+    """Give each column a name that is free: `label`, else `predicted_label`, `predicted_label_2` and so on."""
+    names: dict[str, str] = {}
+    for column in wanted:
+        used = {*taken, *wanted, *names.values()} - ({column} - set(taken))
+        candidates = chain([column, f"predicted_{column}"], (f"predicted_{column}_{n}" for n in count(2)))
+        names[column] = next(name for name in candidates if name not in used)
+    return names
+
+
+def write_table(table: "pl.DataFrame", output: Path) -> None:
+    """Write CSV or JSONL aside and rename it, so that a failure leaves the old file whole."""
+    from alloytune.record.atomic import save_errors
+
+    aside = output.with_name(f".{output.name}.partial")
+    with save_errors(output):
+        try:
+            if output.suffix == ".csv":
+                table.write_csv(aside)
+            else:
+                table.write_ndjson(aside)
+            aside.replace(output)
+        finally:
+            aside.unlink(missing_ok=True)

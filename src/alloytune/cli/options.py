@@ -1,0 +1,41 @@
+"""The arguments and options of the commands, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Hub id, folder, GGUF file, or package:NAME/PATH inside a package.")
+]
+DataOption = Annotated[str | None, typer.Option("--data", help="Training table: CSV, TSV, JSONL or Parquet.")]
+ValidationOption = Annotated[str | None, typer.Option("--validation", help="Validation table; else cut from --data.")]
+TestOption = Annotated[str | None, typer.Option("--test", help="Test table; else cut from --data.")]
+TextOption = Annotated[str | None, typer.Option("--text", help="Column with the text.")]
+PairOption = Annotated[str | None, typer.Option("--text-pair", help="Column with a second text.")]
+LabelOption = Annotated[str | None, typer.Option("--label", help="Column with the label.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as stages.0.rate=1e-5.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the whole run.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Run folder to make; runs/NAME-DATE where absent.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+PlaceArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN|MODEL", help="The folder of a finished run, or a model: hub id, folder, GGUF file."),
+]
+_OWN = "where it is not called as in training."
+OwnTextOption = Annotated[str | None, typer.Option("--text", help=f"Column with the text, {_OWN}")]
+OwnPairOption = Annotated[str | None, typer.Option("--text-pair", help=f"Column with a second text, {_OWN}")]
+OwnLabelOption = Annotated[str | None, typer.Option("--label", help=f"Column with the label, {_OWN}")]
+NewTokensOption = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most; the run's own, or 256.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0.0, help="Above 0 words are drawn; 0 takes the likeliest.")
+]
+DrawOption = Annotated[int, typer.Option("--seed", help="Seed of the words that are drawn.")]
+EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the table.")]
