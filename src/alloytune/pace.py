@@ -10,7 +10,7 @@ from alloytune.models.adapters import inputs_as_they_come
 from alloytune.models.roles import Roles
 from alloytune.models.unpadded import unpadded
 from alloytune.models.weights import Weights, copy_weights, named_weights
-from alloytune.recipe.types.choosing import Mixout
+from alloytune.recipe.types.choosing import ByTurns, Mixout
 from alloytune.recipe.types.optimizer import Clip, read_optimizer
 from alloytune.recipe.types.stage import Stage
 from alloytune.tasks.abilities import Undivided
@@ -21,10 +21,11 @@ from alloytune.train.moving import Group, Moving, Role, make_optimizer
 from alloytune.train.on_cpu import training_ops
 from alloytune.train.optimizers import Optimizer, OptimizerSettings, require_installed
 from alloytune.train.regularize import can_drop, dropout_at, drops, make_loss, with_mixout
+from alloytune.train.row_adamw import lookup_tables
 from alloytune.train.schedule import Schedule, make_schedule
 
 if TYPE_CHECKING:
-    from alloytune.build import Session
+    from alloytune.build.session import Session
 
 
 def layer_shares(decay: float, roles: Roles) -> dict[str, float]:
@@ -79,7 +80,17 @@ def make_stage_optimizer(session: "Session", number: int, moving: Moving) -> Opt
     stage = session.recipe.stages[number]
     decaying = [group for group in moving.groups if group.weight_decay]
     anchors = {} if stage.decay_to == "zero" else _values(session, stage.decay_to, decaying)
-    return make_optimizer(moving, named_weights(session.state.model), anchors)
+    tables = lookup_tables(session.state.model) if _reaches_rows(stage) else frozenset()
+    return make_optimizer(moving, named_weights(session.state.model), anchors, tables)
+
+
+def _reaches_rows(stage: Stage) -> bool:
+    """Tell whether all that changes a table of embeddings in a stage are the rows that its texts look up."""
+    return (
+        not isinstance(stage.train, ByTurns)  # whose masks may hold single elements
+        and _mixout(stage) is None  # which looks up in a mixture of two tables
+        and (stage.joint is None or stage.joint.mode == "update")  # others compare or swap whole gradients
+    )
 
 
 def make_stage_loss(session: "Session", number: int, moving: Moving) -> Loss:

@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import get_total_norm
 
 from alloytune.train.optimizers import ParamGroup
+from alloytune.train.row_adamw import gradient_values
 
 Clip = Callable[[Sequence[ParamGroup]], Tensor]
 
@@ -21,7 +22,13 @@ def make_clip(norm: float | None, per: Literal["all", "group"] = "all") -> Clip:
 
 
 def _clip_all(groups: Sequence[ParamGroup], limit: float) -> Tensor:
-    norm: Tensor = clip_grad_norm_([weight for group in groups for weight in group["params"]], limit)
+    weights = [weight for group in groups for weight in group["params"] if weight.grad is not None]
+    gradients = [gradient_values(weight) for weight in weights]
+    norm: Tensor = get_total_norm(gradients)
+    factor = limit / (norm + 1e-6)  # as torch's clip_grad_norm_, which multiplies by 1 as well
+    if factor < 1:
+        for gradient in gradients:
+            gradient.mul_(factor)
     return norm
 
 

@@ -14,6 +14,7 @@ from alloytune.tasks.task import Batch
 from alloytune.train.clip import Clip
 from alloytune.train.moving import Still
 from alloytune.train.optimizers import Optimizer
+from alloytune.train.row_adamw import sparse_gradients
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -61,7 +62,8 @@ def training_steps(
         optimizer.train()
         torch.manual_seed(update_seed(seed, number))
         num_targets = sum(batch.num_targets for batch in micro_batches)
-        loss = add_gradients(model, micro_batches, summed_loss, machine)
+        with sparse_gradients(model, optimizer.tables):
+            loss = add_gradients(model, micro_batches, summed_loss, machine)
         held.clear_gradients()
         grad_norm = float(clip(optimizer.param_groups))
         _stop_unless_finite(loss, grad_norm, number, micro_batches)

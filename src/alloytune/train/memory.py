@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from alloytune.train.optimizers import Optimizer, ParamGroup
+from alloytune.train.row_adamw import by_rows, whole
 
 OptimizerState = dict[str, Tensor]
 
@@ -45,6 +46,9 @@ def put_optimizer_state(optimizer: Optimizer, weights: Mapping[str, nn.Parameter
         group, states = homes[weight]
         own = value if form == ["number"] else value.to(_device(weight, group, entry), copy=True)
         _put(group, states[weight], entry, _from_tensor(own, form))
+    for weight in {weights[key.split("|")[0]] for key in state}:
+        group, states = homes[weight]
+        states[weight] = by_rows(states[weight]) if group.get("by_rows") else whole(states[weight], weight)
 
 
 def _entries(group: ParamGroup, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -111,22 +111,30 @@ def _elementwise(optimizer: Optimizer, weight: nn.Parameter) -> dict[str, Tensor
 
 
 def make_optimizer(
-    moving: Moving, weights: Mapping[str, nn.Parameter], anchors: Mapping[str, Tensor] | None = None
+    moving: Moving,
+    weights: Mapping[str, nn.Parameter],
+    anchors: Mapping[str, Tensor] | None = None,
+    tables: frozenset[str] = frozenset(),
 ) -> Optimizer:
     """Make the optimizer over the moving weights; each group remembers its full rate as `peak`.
 
-    Weights that are named in `anchors` decay to that value, all others to zero.
+    Weights that are named in `anchors` decay to that value, all others to zero. Of `tables`, those that move whole and
+    do not decay are updated by rows.
     """
-    groups = [each for group in moving.groups for each in _param_groups(group, weights, anchors or {})]
+    whole = tables - moving.masks.keys()
+    groups = [each for group in moving.groups for each in _param_groups(group, weights, anchors or {}, whole)]
     return Optimizer(make_parts(moving.optimizer, groups))
 
 
 def _param_groups(
-    group: Group, weights: Mapping[str, nn.Parameter], anchors: Mapping[str, Tensor]
+    group: Group, weights: Mapping[str, nn.Parameter], anchors: Mapping[str, Tensor], tables: frozenset[str]
 ) -> Iterator[ParamGroup]:
     shared = {"lr": group.rate, "peak": group.rate, "role": group.role, "part": group.part}
     held = [name for name in group.names if name in anchors and group.weight_decay]
-    free = [name for name in group.names if name not in held]
+    by_rows = [] if group.weight_decay else [name for name in group.names if name in tables]
+    free = [name for name in group.names if name not in (*held, *by_rows)]
+    if by_rows:
+        yield {**shared, "params": [weights[name] for name in by_rows], "by_rows": True}
     if free:
         yield {**shared, "params": [weights[name] for name in free], "weight_decay": group.weight_decay}
     if held:

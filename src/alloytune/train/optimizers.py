@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from alloytune.errors import InputError
+from alloytune.train.row_adamw import RowAdamW
 
 ParamGroup = dict[str, Any]
 
@@ -43,6 +44,12 @@ class Optimizer:
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = tuple(parts)
+
+    @property
+    def tables(self) -> frozenset[nn.Parameter]:
+        """Give the weights that are updated by rows, whose gradients may be sparse."""
+        parts = [part for part in self.parts if isinstance(part, RowAdamW)]
+        return frozenset(weight for part in parts for group in part.param_groups for weight in group["params"])
 
     @property
     def param_groups(self) -> list[ParamGroup]:
@@ -94,7 +101,10 @@ def _pull(group: ParamGroup) -> None:
 
 
 def make_parts(settings: OptimizerSettings, groups: list[ParamGroup]) -> list[torch.optim.Optimizer]:
-    """Make what an optimizer consists of; weights that it does not move itself get AdamW."""
+    """Make what an optimizer consists of; weights that it does not move itself get AdamW.
+
+    AdamW updates the weights of groups with `by_rows` row by row.
+    """
     own, others = (_choose(settings, groups, is_own) for is_own in (True, False))
     return [*(_MAKERS[settings.kind](own, **settings.options) if own else ()), *(_adamw(others) if others else ())]
 
@@ -117,7 +127,10 @@ def require_installed(settings: OptimizerSettings, where: str) -> None:
 def _adamw(groups: list[ParamGroup], beta1: float = 0.9, beta2: float = 0.999, bits: int = 32) -> list[Any]:
     if bits == 8:
         return [import_module("bitsandbytes").optim.AdamW8bit(groups, betas=(beta1, beta2))]
-    return [torch.optim.AdamW(groups, betas=(beta1, beta2), fused=True)]
+    tables = [group for group in groups if group.get("by_rows")]
+    others = [group for group in groups if not group.get("by_rows")]
+    made: list[Any] = [torch.optim.AdamW(others, betas=(beta1, beta2), fused=True)] if others else []
+    return [*made, RowAdamW(tables, (beta1, beta2))] if tables else made
 
 
 def _sgd(groups: list[ParamGroup], momentum: float, nesterov: bool) -> list[Any]:

@@ -85,9 +85,10 @@ def _without_gradients(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def gradient_bytes(model: nn.Module) -> int:
-    """Give what the gradients of all weights that move now take."""
-    return sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+def gradient_bytes(model: nn.Module, optimizer: Optimizer) -> int:
+    """Give what the gradients of all weights that move now take; of tables it is a few rows, and counts as nothing."""
+    weights = (weight for weight in model.parameters() if weight.requires_grad)
+    return sum(weight.nbytes for weight in weights if weight not in optimizer.tables)
 
 
 def optimizer_bytes(optimizer: Optimizer) -> int:

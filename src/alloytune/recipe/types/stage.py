@@ -92,7 +92,9 @@ class Stage(Part):
         "reset",
         description="The optimizer's memory of weights that the stage before moved as well: carried on, or begun anew.",
     )
-    weight_decay: float = Field(0.01, ge=0, description="Decay per update and rate; never on biases and norms.")
+    weight_decay: float = Field(
+        0.01, ge=0, description="Decay per update and rate; never on biases and norms, nor of embeddings to zero."
+    )
     decay_to: Literal["zero", "pretrained", "stage-start"] = Field(
         "zero",
         description=(
