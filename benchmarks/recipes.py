@@ -3,9 +3,10 @@
     python benchmarks/recipes.py --data TABLE    # writes src/alloytune/recipe/shipped/costs.json
 
 TABLE has columns `text` and `label`; 1,000 of its rows are used, such as those of `trec`. Floating-point operations are
-counted, not timed, so that every machine finds the same. Recipes that have not changed since they were measured are
-passed over. Not counted: evaluations, and that patience may end a stage early. Weights that take turns or join one
-after another are counted as in the middle of their stage; layers that freeze once they have settled as if none did.
+counted, not timed, so that every machine finds the same; frozen layers that are kept count once, not in every epoch.
+Recipes that have not changed since they were measured are passed over. Not counted: evaluations, and that patience may
+end a stage early. Weights that take turns or join one after another are counted as in the middle of their stage; layers
+that freeze once they have settled as if none did.
 """
 
 import argparse
@@ -45,7 +46,9 @@ def main() -> None:
 
 def measure(name: str, data: Path) -> dict[str, Any]:
     """Count a recipe's operations, and those of the recipe `full` on the same rows."""
-    from alloytune import build
+    from alloytune.build.data import build_data_settings
+    from alloytune.build.plan import build_updates
+    from alloytune.build.session import build_session
     from alloytune.data.prepare import prepare
     from alloytune.estimate import estimate
     from alloytune.recipe.read import read_recipe
@@ -53,14 +56,12 @@ def measure(name: str, data: Path) -> dict[str, Any]:
 
     given = {"model": MODEL, "data": {"train": str(data), "rows": ROWS}}
     recipe = read_recipe(name, (), given).recipe
-    session = build.build_session(recipe, prepare(build.build_data_settings(recipe)))
+    session = build_session(recipe, prepare(build_data_settings(recipe)))
     epochs = read_recipe("full").recipe.stages[0].until.epochs
     assert epochs is not None
-    num_full = epochs * build.build_updates(session, 0, attempt=0).per_epoch * (1 + SEARCH_SHARE)
+    num_full = epochs * build_updates(session, 0, attempt=0).per_epoch * (1 + SEARCH_SHARE)
     stages = estimate(session).stages
-    operations = sum(
-        (stage.num_updates or 0) * (1 + SEARCH_SHARE * stage.searches) * stage.update.flops for stage in stages
-    )
+    operations = sum(stage.flops for stage in stages)
     full = stages[0].full.flops
     operations += full * sum(batches_scored(recipe))
     return {
@@ -71,13 +72,13 @@ def measure(name: str, data: Path) -> dict[str, Any]:
 
 def batches_scored(recipe: Any) -> Iterator[int]:
     """Give the batches whose gradients each stage measures; once, where it scores anew in later turns."""
-    from alloytune import build
+    from alloytune.build.selections import scale, selections
     from alloytune.expression import choices_in, parse
     from alloytune.train.scores import OF_GRADIENTS
 
     for number, stage in enumerate(recipe.stages):
-        texts = build.selections(stage, number).values()
-        scores = {choice.score for text in texts for choice in choices_in(parse(text))} | {build.scale(stage)}
+        texts = selections(stage, number).values()
+        scores = {choice.score for text in texts for choice in choices_in(parse(text))} | {scale(stage)}
         yield stage.score.batches if scores & set(OF_GRADIENTS) else 0
 
 

@@ -70,7 +70,7 @@ CASES = {
     "head": Case("head only, five epochs", "sst2", 800, (HEAD,), target=7.0),
     "lora": Case("LoRA on all layers", "sst2", 800, (LORA,), target=1.5, others=("adapterhub",)),
     "lora-top": Case("LoRA in the top third, three epochs", "sst2", 800, (LORA_TOP,), target=2.2),
-    "hybrid": Case("the founding hybrid, whole run", "sst2", 800, HYBRID, target=1.7),
+    "hybrid": Case("the founding hybrid, whole run", "sst2", 2000, HYBRID, target=1.7),
     "write": Case(
         "generation, SmolLM2 packed, full",
         "alpaca",

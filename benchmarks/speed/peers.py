@@ -31,7 +31,10 @@ Rows = list[dict[str, Any]]
 
 
 def fine_tune(case: Case, source: str, splits: Path, scratch: Path, *, tuned: bool, hub: bool) -> dict[str, Any]:
-    """Carry out a case's trainings one after another, adapters merged and the model saved between them."""
+    """Carry out a case's trainings one after another.
+
+    Where there are several, the model is scored on validation and saved after each, adapters merged.
+    """
     warm_up()
     began = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -51,10 +54,11 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path, *, tuned: bo
         started = started or seconds_since_start()
         seconds.append(trainer.train().metrics["train_runtime"])
         peak = max(peak, peak_bytes())
-        if number + 1 < len(case.stages):
+        if len(case.stages) > 1:
+            trainer.evaluate(rows["validation"])
             source = str(scratch / f"stage-{number}")
-            whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-            whole.save_pretrained(source)
+            model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+            model.save_pretrained(source)
     scores = test(case, model, rows["test"], tokenizer)
     tokens = sum(len(row["input_ids"]) for row in rows["train"]) * sum(stage.epochs for stage in case.stages)
     return {
@@ -79,7 +83,7 @@ def read_rows(case: Case, source: str, splits: Path, tokenizer: Any) -> tuple[di
         return {split: tokenize(case, source, splits, split) for split in ("train", "test")}, []
     import polars as pl
 
-    tables = {split: pl.read_parquet(splits / f"{split}.parquet") for split in ("train", "test")}
+    tables = {split: pl.read_parquet(splits / f"{split}.parquet") for split in ("train", "validation", "test")}
     labels = sorted(tables["train"]["label"].unique())
     return {
         split: [
