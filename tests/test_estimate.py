@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import tiny
-from alloytune import build
-from alloytune.build import Session
+from alloytune.build.data import build_data_settings
+from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
 from alloytune.estimate import Estimate, estimate
 from alloytune.models.weights import copy_weights, named_weights
@@ -33,8 +33,8 @@ STAGES = {
 def cost(bert: Path) -> Estimate:
     stages = [{"name": name, "rate": 1e-3, **stage} for name, stage in STAGES.items()]
     recipe = recipe_from({"model": str(bert), "batch": 8, "stages": stages})
-    dataset = prepare(build.build_data_settings(recipe), tiny.make_table(100))
-    session = build.build_session(recipe, dataset)
+    dataset = prepare(build_data_settings(recipe), tiny.make_table(100))
+    session = build_session(recipe, dataset)
     before = copy_weights(session.state.model, named_weights(session.state.model))
     found = estimate(session)
     after = named_weights(session.state.model)
@@ -43,13 +43,23 @@ def cost(bert: Path) -> Estimate:
 
 
 def test_operations_against_full(cost: Estimate) -> None:
-    share = {stage.name: stage.flops_share for stage in cost.stages}
+    share = {stage.name: (stage.update.flops + stage.update.kept_flops) / stage.full.flops for stage in cost.stages}
     assert share["full"] == share["elements"] == 1.0
     assert 1 / 3 < share["head"] < 0.36  # forward alone, of three passes' worth
     assert 0.55 < share["top"] < 2 / 3  # forward, half of the backward pass, and no gradient for that half's input
     assert 0.6 < share["lora"] < 0.9
     assert share["cycle"] == share["unfreeze"] == share["top"]  # the turn in the middle
     assert share["freeze"] > 0.9
+
+
+def test_frozen_layers_that_are_kept_count_once(cost: Estimate) -> None:
+    stages = {stage.name: stage for stage in cost.stages}
+    head, full = stages["head"], stages["full"]
+    assert full.update.kept_flops == full.keeping_flops == 0
+    assert head.flops_share < 0.05  # the layers below are read back
+    num_updates = head.num_updates or 0
+    assert head.flops == num_updates * head.update.flops + head.keeping_flops
+    assert head.keeping_flops == pytest.approx(num_updates / 3 * head.update.kept_flops)  # of three epochs
 
 
 def test_what_moves(cost: Estimate) -> None:
@@ -63,7 +73,7 @@ def test_what_moves(cost: Estimate) -> None:
 def _session(folder: Path, name: str) -> Session:
     """Give a session of one stage of 64 rows an update."""
     recipe = recipe_from({"model": str(folder), "batch": 64, "stages": [{"name": name, "rate": 1e-3, **STAGES[name]}]})
-    return build.build_session(recipe, prepare(build.build_data_settings(recipe), tiny.make_table(400)))
+    return build_session(recipe, prepare(build_data_settings(recipe), tiny.make_table(400)))
 
 
 def _beyond_held(session: Session, most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -14,15 +14,16 @@ from math import prod
 
 import numpy as np
 
-from alloytune import build
-from alloytune.build import Session
+from alloytune.build.combining import build_combination
+from alloytune.build.plan import build_plan, build_updates
+from alloytune.build.session import Session
 from alloytune.caching import make_reader
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
 from alloytune.joint import make_around, make_training_loss, typical_updates
 from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import in_training_form, make_stage_optimizer
 from alloytune.stages import begin_stage
-from alloytune.tasks.task import Example
+from alloytune.tasks.task import Batch, Example
 from alloytune.tasks.tokenized import count_tokens
 from alloytune.train.activations import IN_MEMORY
 from alloytune.train.batches import Updates
@@ -33,7 +34,8 @@ from alloytune.train.moving import Group, Moving, Still, make_optimizer
 from alloytune.train.optimizers import Optimizer
 from alloytune.train.prefix_reader import PrefixReader
 from alloytune.train.range_test import SEARCH_SHARE
-from alloytune.train.sampling import few_updates, heaviest_rows, spread, tokens_per_row, tokens_per_update
+from alloytune.train.row_adamw import lookup_tables
+from alloytune.train.sampling import alike, few_updates, heaviest_rows, spread, tokens_per_row, tokens_per_update
 from alloytune.train.tensor_memory import CountMemory, count_activations, gradient_bytes, optimizer_bytes
 from alloytune.train.turns import Course, Turns, steady
 
@@ -46,12 +48,14 @@ LEAST_ROWS = 4  # so that half of them are a batch for any loss
 class UpdateCost:
     """What an update costs. `flops` are floating-point operations forward and backward, on one and the same batch.
 
-    The memory is that of the heaviest batch, or of scoring where that takes more, with all that the process holds.
+    `kept_flops` are those of frozen layers that read back what they gave, instead of running in every epoch. The memory
+    is that of the heaviest batch, or of scoring where that takes more, with all that the process holds.
     """
 
     seconds: float
     flops: int
     peak_memory_bytes: int
+    kept_flops: int = 0
 
 
 _NOTHING = UpdateCost(0.0, 0, 0)
@@ -74,6 +78,12 @@ class StageEstimate:
     update: UpdateCost
     full: UpdateCost
     keeping_seconds: float = 0.0  # to compute, once, what frozen layers give
+    keeping_flops: int = 0
+
+    @property
+    def flops(self) -> float:
+        """Give the operations of training, and of the search for its rate; none where only time ends the stage."""
+        return (self.num_updates or 0) * (1 + SEARCH_SHARE * self.searches) * self.update.flops + self.keeping_flops
 
     @property
     def seconds(self) -> float:
@@ -122,13 +132,13 @@ def _full_cost(session: Session, held: int) -> UpdateCost:
     names = frozenset(named_weights(session.state.model))
     free_only(session.state.model, names)
     moving = Moving((Group(tuple(sorted(names)), 1.0, 0.0),))
-    optimizer = make_optimizer(moving, named_weights(session.state.model))
+    optimizer = make_optimizer(moving, named_weights(session.state.model), tables=lookup_tables(session.state.model))
     turns = Turns(steady(moving.selected), moving.names, session.state.model, optimizer)
-    updates = replace(build.build_updates(session, 0, attempt=0), beside={})
+    updates = replace(build_updates(session, 0, attempt=0), beside={})
     loss = session.task.summed_loss
     with in_training_form(session, 0):
         next(_steps(session, optimizer, loss, _few(updates), turns.at(1, 0.5)))  # the optimizer remembers by then
-        memory = held + optimizer_bytes(optimizer) + _passing(session, loss, updates, "validation")
+        memory = held + optimizer_bytes(optimizer) + _passing(session, optimizer, loss, updates, "validation")
         return UpdateCost(0.0, _flops(session, loss, updates), memory)
 
 
@@ -138,7 +148,7 @@ def _probe(session: Session, number: int, full: UpdateCost, held: int) -> StageE
     moving, course = begin_stage(session, number)
     shapes = session.state.roles().shapes
     training = _training(session, number, moving, course, held) if moving.groups else _Training()
-    combination = build.build_combination(session, number)
+    combination = build_combination(session, number)
     return StageEstimate(
         name=stage.name,
         train=stage.trained or (stage.combine.how if stage.combine else ""),
@@ -155,6 +165,7 @@ def _probe(session: Session, number: int, full: UpdateCost, held: int) -> StageE
         update=training.update,
         full=full,
         keeping_seconds=training.keeping_seconds,
+        keeping_flops=training.keeping_flops,
     )
 
 
@@ -168,12 +179,13 @@ class _Training:
     num_evaluations: int = 0
     update: UpdateCost = _NOTHING
     keeping_seconds: float = 0.0
+    keeping_flops: int = 0
 
 
 def _training(session: Session, number: int, moving: Moving, course: Course, held: int) -> _Training:
     """Count the updates of a stage, and try one in the turn at its middle, or in each view that may be drawn."""
-    updates = build.build_updates(session, number, attempt=0)
-    plan = build.build_plan(session, number, 0, updates)
+    updates = build_updates(session, number, attempt=0)
+    plan = build_plan(session, number, 0, updates)
     optimizer = make_stage_optimizer(session, number, moving)
     around = make_around(session, number, course)
     turns = Turns(course, moving.names, session.state.model, optimizer, around=around)
@@ -190,6 +202,7 @@ def _training(session: Session, number: int, moving: Moving, course: Course, hel
         seconds=sum(share * cost.seconds for share, cost, _ in costs),
         flops=round(sum(share * cost.flops for share, cost, _ in costs)),
         peak_memory_bytes=max(cost.peak_memory_bytes for _, cost, _ in costs),
+        kept_flops=round(sum(share * cost.kept_flops for share, cost, _ in costs)),
     )
     by_tokens = (plan.max_tokens or math.inf) / (per_epoch / updates.per_epoch)
     most = min(plan.max_updates or math.inf, by_tokens)
@@ -201,6 +214,7 @@ def _training(session: Session, number: int, moving: Moving, course: Course, hel
         num_evaluations=max(1, round(num_updates / plan.evaluate_every)),
         update=update,
         keeping_seconds=reader.seconds * per_epoch / max(reader.tokens_kept, 1),
+        keeping_flops=updates.per_epoch * update.kept_flops,
     )
 
 
@@ -216,15 +230,17 @@ def _cost(
 ) -> UpdateCost:
     """Try updates like `update` at rate zero: time over a few, operations over one fixed batch, memory at its most.
 
-    The time is that of updates that read back what frozen layers gave, if they are kept; the operations count them.
+    Time and operations are those of updates that read back what frozen layers gave, if that is kept.
     `held` is what the process holds before.
     """
     still, few = turns.at(update, 0.5), _few(updates)
     with reader.running():
         seconds = _seconds_per_token(session, optimizer, summed_loss, few, still, reader) * tokens_per_update(updates)
-        passing = _passing(session, summed_loss, updates, "train" if reader.shelf else "validation")
+        passing = _passing(session, optimizer, summed_loss, updates, "train" if reader.shelf else "validation")
     memory = held + _kept_in_memory(session, updates, reader) + optimizer_bytes(optimizer) + passing
-    return UpdateCost(seconds, _flops(session, summed_loss, updates), memory)
+    flops = _flops(session, summed_loss, updates)
+    kept_flops = flops - _flops(session, summed_loss, updates, reader) if reader.shelf else 0
+    return UpdateCost(seconds, flops - kept_flops, memory, kept_flops)
 
 
 def _seconds_per_token(
@@ -255,9 +271,9 @@ def _steps(session: Session, optimizer: Optimizer, loss: Loss, updates: Updates,
     )
 
 
-def _passing(session: Session, summed_loss: Loss, updates: Updates, scored: str) -> int:
+def _passing(session: Session, optimizer: Optimizer, summed_loss: Loss, updates: Updates, scored: str) -> int:
     """Give the most that is held for a while: in an update, or while rows of the split `scored` are only read."""
-    in_update = gradient_bytes(session.state.model) + _activations(session, summed_loss, updates)
+    in_update = gradient_bytes(session.state.model, optimizer) + _activations(session, summed_loss, updates)
     return max(in_update, _scoring(session, session.examples[scored]))
 
 
@@ -313,18 +329,34 @@ def _in_proportion(rows: Sequence[Example], count: Callable[[Sequence[Example]],
     return round(counted + max(by_token, 0.0) * (tokens - of_few))
 
 
-def _flops(session: Session, summed_loss: Loss, updates: Updates) -> int:
-    """Count the operations of an update over the first rows of all that is learned in it."""
-    model, machine = session.state.model, session.machine
+def _flops(session: Session, summed_loss: Loss, updates: Updates, reader: PrefixReader | None = None) -> int:
+    """Count the operations of an update as long as most, over all that is learned in it.
+
+    With a `reader`, what frozen layers give is read back.
+    """
     found = 0.0
     for name in (None, *updates.beside):
         learning = session.learnings[name] if name else session.learning
-        rows = learning.examples["train"][: session.recipe.batch]
-        few = spread(rows, MOST_TOKENS, LEAST_ROWS)
+        examples = learning.examples["train"]
+        few = alike(examples, MOST_TOKENS, LEAST_ROWS)
         batch = replace(learning.task.collate(few, session.tokenizer), learning=name)
-        share = count_tokens(few).sum() / count_tokens(rows).sum()
-        found += count_flops(model, [batch], summed_loss, machine) / share
+        num_tokens = tokens_per_row(examples) * min(session.recipe.batch, len(examples))
+        found += _count(session, batch, few, summed_loss, reader) * num_tokens / int(count_tokens(few).sum())
     return round(found)
+
+
+def _count(
+    session: Session, batch: Batch, examples: Sequence[Example], summed_loss: Loss, reader: PrefixReader | None
+) -> int:
+    """Count the operations of a batch of examples."""
+    model, machine = session.state.model, session.machine
+    if reader is None:
+        return count_flops(model, [batch], summed_loss, machine)
+    kept = reader.over(examples)
+    with kept.running():
+        loss = kept.loss(summed_loss)
+        count_flops(model, [batch], loss, machine)  # computes what the next call reads back
+        return count_flops(model, [batch], loss, machine)
 
 
 def _seconds_per_row(session: Session) -> float:

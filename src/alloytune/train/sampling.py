@@ -20,6 +20,16 @@ def spread(examples: Sequence[Example], num_tokens: float, least: int = 1) -> li
     return [examples[number] for number in order[places].tolist()]
 
 
+def alike(examples: Sequence[Example], num_tokens: float, least: int = 1) -> list[Example]:
+    """Give neighbours by length around the median, with about so many tokens in all: as in batches, few are padded."""
+    order = np.argsort(count_tokens(examples), kind="stable")
+    middle = len(order) // 2
+    num_rows = round(num_tokens / max(examples[order[middle]].num_tokens, 1))
+    num_rows = min(max(num_rows, least), len(order))
+    start = min(max(middle - num_rows // 2, 0), len(order) - num_rows)
+    return [examples[number] for number in order[start : start + num_rows].tolist()]
+
+
 def few_updates(updates: Updates, count: int, most_tokens: int) -> Updates:
     """Give a series with `count` updates in a pass, of about `most_tokens` each, or of whole batches if they are less.
 
