@@ -40,7 +40,9 @@ def measure(name: str, contender: str, model: str, splits: Path, scratch: Path) 
 
         texts = pl.read_parquet(splits / "train.parquet")["text"].to_list()
         texts = (texts * (NUM_TEXTS // len(texts) + 1))[:NUM_TEXTS]
-        return (predict_ours if contender == "alloytune" else predict_pipeline)(splits / "run", texts)
+        if contender == "pipeline":
+            return predict_pipeline(splits / "run", texts)
+        return predict_ours(splits / "run", texts, "auto" if contender == "fast" else "float32")
     case = CASES[name]
     if contender in ("alloytune", "count"):
         import ours

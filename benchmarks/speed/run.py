@@ -91,7 +91,7 @@ def race(options: argparse.Namespace, cells: Path, scratch: Path) -> None:
 def contenders(name: str, options: argparse.Namespace) -> list[str]:
     """Name those who take part in a case, in turn."""
     if name not in CASES:
-        return {"peak": ["machine"], "predict": ["alloytune", "pipeline"], "first-update": ["alloytune"]}[name]
+        return {"peak": ["machine"], "predict": ["alloytune", "fast", "pipeline"], "first-update": ["alloytune"]}[name]
     others = [one for one in CASES[name].others if one != "adapterhub" or options.adapterhub is not None]
     return ["count", "alloytune", "tuned", *others]
 

@@ -15,11 +15,11 @@ NUM_TEXTS = 300
 FASTEST_OF = 2
 
 
-def predict_ours(run: Path, texts: list[str]) -> dict[str, Any]:
+def predict_ours(run: Path, texts: list[str], precision: str) -> dict[str, Any]:
     """Label texts with a run of this project."""
     import alloytune
 
-    tuned = alloytune.load(run)
+    tuned = alloytune.load(run, precision)
     return _timed({"": lambda: tuned.predict(texts)}, texts)
 
 

@@ -16,7 +16,7 @@ from alloytune.data.parse import parse_table
 from alloytune.errors import InputError
 from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict
-from alloytune.machine import Machine, find_machine
+from alloytune.machine import Machine, Precision, find_machine
 from alloytune.models.load import load_model, load_tokenizer, token_limit
 from alloytune.models.reload import put_adapters
 from alloytune.recipe.read import recipe_from
@@ -187,8 +187,12 @@ def _texts(where: str, given: Sequence[str | None] | str) -> list[str | None]:
     return texts
 
 
-def load_tuned(path: str | Path) -> Tuned:
-    """Load the model that a run left. Raises InputError where the run is not finished."""
+def load_tuned(path: str | Path, precision: Precision = "float32") -> Tuned:
+    """Load the model that a run left. Raises InputError where the run is not finished.
+
+    `precision` is that of matrix products: float32, in which the run was tested and others load the model, or `auto`
+    for what this machine computes fastest.
+    """
     folder = RunFolder.open(Path(path))
     results = folder.read("results.json")
     recipe = recipe_from(results["recipe"], source=str(folder.path / "results.json"))
@@ -198,7 +202,7 @@ def load_tuned(path: str | Path) -> Tuned:
     tokenizer = load_tokenizer(source)
     model, _ = load_model(task.auto_class, source, tokenizer, 0, **task.config)
     limit = token_limit(model, tokenizer, results["max_length"])
-    machine = find_machine()
+    machine = find_machine(precision)
     if not whole:
         model = put_adapters(model, folder.adapter, results["adapters"])
-    return Tuned(folder, results, recipe, model.to(machine.device), tokenizer, task, machine.exact(), limit)
+    return Tuned(folder, results, recipe, model.to(machine.device), tokenizer, task, machine, limit)

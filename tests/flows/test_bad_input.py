@@ -56,27 +56,26 @@ def test_a_bad_table(command: Command, place: Path, kind: str, words: list[str])
 
 
 @pytest.mark.new_interpreter
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("train", "recipe.yaml", "--data", "missing.csv"),
-        ("train", "recipe.yaml", "--output", "."),
-        ("train", "--resume", "no run"),
-        ("check", "recipe.yaml", "--test", "missing.csv"),
-        ("predict", "no run", "table.csv"),
-    ],
-)
-def test_what_is_not_there_is_refused_before_torch_is_loaded(place: Path, words: tuple[str, ...]) -> None:
+def test_what_is_not_there_is_refused_before_torch_is_loaded(place: Path) -> None:
     code = """
 import sys
 from alloytune.cli.main import main
-try:
-    main()
-finally:
-    assert "torch" not in sys.modules and "transformers" not in sys.modules
+for words in (
+    ("train", "recipe.yaml", "--data", "missing.csv"),
+    ("train", "recipe.yaml", "--output", "."),
+    ("train", "--resume", "no run"),
+    ("check", "recipe.yaml", "--test", "missing.csv"),
+    ("predict", "no run", "table.csv"),
+):
+    sys.argv = ["alloytune", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code == 2, words
+    assert "torch" not in sys.modules and "transformers" not in sys.modules, words
 """
-    answer = subprocess.run([sys.executable, "-c", code, *words], cwd=place, capture_output=True, text=True)
-    assert (answer.returncode, answer.stderr.count("\n")) == (2, 1), answer.stderr
+    answer = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr.count("\n")) == (0, 5), answer.stderr
 
 
 def test_labels_in_test_that_training_never_saw(command: Command, place: Path) -> None:

@@ -13,8 +13,10 @@ import pytest
 from rich.console import Console
 
 import tiny
+from alloytune.build.session import build_session
 from alloytune.cli.main import console, main
 from alloytune.cli.progress import Terminal
+from alloytune.data.store import load_splits
 from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.recipe.shipped import shipped_names
 from alloytune.recipe.yaml_text import load
@@ -151,6 +153,9 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     pl.DataFrame({"review": ["a dull plot"], "stars": ["bad"]}).write_csv("other.csv")
     assert '"text"' in command("predict", "run", "other.csv").err
     assert "a dull plot,bad,bad," in command("predict", "run", "other.csv", "--text", "review").out
+    rounded = command("predict", "run", "other.csv", "--text", "review", "--precision", "bfloat16").out
+    assert "a dull plot,bad,bad," in rounded
+    assert rounded != command("predict", "run", "other.csv", "--text", "review", "--precision", "float32").out
     other = command("evaluate", "run", "other.csv", "--text", "review", "--label", "stars")
     assert other.code == 0, other.err
     assert "other.csv (1 row)" in other.out
@@ -258,7 +263,9 @@ def test_options_and_overrides(command: Command, place: Path) -> None:
     for words in ("r[/x] is finished already", "Saved: r[/x]/model", *labels.values()):
         assert words in finished.out
     shown = io.StringIO()
-    Terminal(Console(file=shown, width=160)).on_data(RunFolder(Path("r[/x]")))
+    terminal = Terminal(Console(file=shown, width=160))
+    terminal.on_data(RunFolder(Path("r[/x]")))
+    terminal.on_model(build_session(read_recipe(str(place / "recipe.yaml")).recipe, load_splits(run / "data")))
     assert "reason: r[/x]/data/audit.json" in shown.getvalue()
     seconds = sum(stage.get("seconds", 0) for stage in results["stages"])
     assert "whole run" not in finished.out

@@ -26,6 +26,8 @@ from alloytune.cli.options import (
     OwnTextOption,
     PairOption,
     PlaceArgument,
+    Precision,
+    PrecisionOption,
     RecipeArgument,
     RunArgument,
     SeedOption,
@@ -153,6 +155,7 @@ def predict(
     ] = None,
     text: OwnTextOption = None,
     text_pair: OwnPairOption = None,
+    precision: PrecisionOption = Precision.float32,
     encoding: EncodingOption = "utf-8",
 ) -> None:
     """Answer the rows of a table: labels with the probability of each, or whatever the run has learned."""
@@ -166,7 +169,7 @@ def predict(
     from alloytune.use import load_tuned
 
     quiet()
-    answers = load_tuned(run).predict_table(given, table, given_of(text=text, text_pair=text_pair))
+    answers = load_tuned(run, precision.value).predict_table(given, table, given_of(text=text, text_pair=text_pair))
     result = pl.concat([given, answers.rename(free_names(given.columns, answers.columns))], how="horizontal")
     if num_empty := answers.to_series(0).null_count():
         has_none = "has no text and gets" if num_empty == 1 else "have no text and get"

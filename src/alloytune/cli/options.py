@@ -1,9 +1,19 @@
 """The arguments and options of the commands, each written once."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Precision(StrEnum):
+    """The type in which matrix products are computed."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    auto = "auto"
+
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
 ModelOption = Annotated[
@@ -38,4 +48,8 @@ TemperatureOption = Annotated[
     float, typer.Option("--temperature", min=0.0, help="Above 0 words are drawn; 0 takes the likeliest.")
 ]
 DrawOption = Annotated[int, typer.Option("--seed", help="Seed of the words that are drawn.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option("--precision", help="Of products; float32 as the run was tested, or auto for what is fastest here."),
+]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the table.")]
