@@ -21,7 +21,7 @@ from alloytune.caching import make_reader
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
 from alloytune.joint import make_around, make_training_loss, typical_updates
 from alloytune.models.weights import free_only, named_weights
-from alloytune.pace import in_training_form, make_stage_optimizer
+from alloytune.pace import in_training_form, make_stage_optimizer, row_tables
 from alloytune.stages import begin_stage
 from alloytune.tasks.task import Batch, Example
 from alloytune.tasks.tokenized import count_tokens
@@ -34,7 +34,6 @@ from alloytune.train.moving import Group, Moving, Still, make_optimizer
 from alloytune.train.optimizers import Optimizer
 from alloytune.train.prefix_reader import PrefixReader
 from alloytune.train.range_test import SEARCH_SHARE
-from alloytune.train.row_adamw import lookup_tables
 from alloytune.train.sampling import alike, few_updates, heaviest_rows, spread, tokens_per_row, tokens_per_update
 from alloytune.train.tensor_memory import CountMemory, count_activations, gradient_bytes, optimizer_bytes
 from alloytune.train.turns import Course, Turns, steady
@@ -132,7 +131,7 @@ def _full_cost(session: Session, held: int) -> UpdateCost:
     names = frozenset(named_weights(session.state.model))
     free_only(session.state.model, names)
     moving = Moving((Group(tuple(sorted(names)), 1.0, 0.0),))
-    optimizer = make_optimizer(moving, named_weights(session.state.model), tables=lookup_tables(session.state.model))
+    optimizer = make_optimizer(moving, named_weights(session.state.model), tables=row_tables(session, 0))
     turns = Turns(steady(moving.selected), moving.names, session.state.model, optimizer)
     updates = replace(build_updates(session, 0, attempt=0), beside={})
     loss = session.task.summed_loss

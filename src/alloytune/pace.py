@@ -80,17 +80,22 @@ def make_stage_optimizer(session: "Session", number: int, moving: Moving) -> Opt
     stage = session.recipe.stages[number]
     decaying = [group for group in moving.groups if group.weight_decay]
     anchors = {} if stage.decay_to == "zero" else _values(session, stage.decay_to, decaying)
-    tables = lookup_tables(session.state.model) if _reaches_rows(stage) else frozenset()
-    return make_optimizer(moving, named_weights(session.state.model), anchors, tables)
+    return make_optimizer(moving, named_weights(session.state.model), anchors, row_tables(session, number))
 
 
-def _reaches_rows(stage: Stage) -> bool:
-    """Tell whether all that changes a table of embeddings in a stage are the rows that its texts look up."""
-    return (
-        not isinstance(stage.train, ByTurns)  # whose masks may hold single elements
+def row_tables(session: "Session", number: int) -> frozenset[str]:
+    """Name the tables of embeddings of which a stage changes those rows alone that its texts look up.
+
+    Processors alone update them by rows: where memory is fast there is less to gain, and not all devices can.
+    """
+    stage = session.recipe.stages[number]
+    by_rows = (
+        session.machine.device.type == "cpu"
+        and not isinstance(stage.train, ByTurns)  # whose masks may hold single elements
         and _mixout(stage) is None  # which looks up in a mixture of two tables
         and (stage.joint is None or stage.joint.mode == "update")  # others compare or swap whole gradients
     )
+    return lookup_tables(session.state.model) if by_rows else frozenset()
 
 
 def make_stage_loss(session: "Session", number: int, moving: Moving) -> Loss:
