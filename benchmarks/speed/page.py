@@ -251,9 +251,11 @@ Written by `benchmarks/speed/run.py report` from the files under `benchmarks/res
 to run it again. Every contender trains the same model on the same rows with the same batch size, epochs and rate, in a
 process of its own, and they take turns. Ratios are of neighbours in turn: median, and smallest and largest of the
 rounds. Seconds are those of training, whatever the loop does in them included (filling a cache, compiling); loading,
-tokenizing, evaluating and saving stand in the whole. Where several trainings follow one another, the whole is compared.
-*Start* is from the process's first moment to its first update. Peak memory is that of the process while it trains. Test
-scores are those of the trained models on the same rows, in float32.
+tokenizing, evaluating and saving stand in the whole. Where several trainings follow one another, the whole is compared:
+the Trainer's model is scored on validation and saved after each; Alloytune scores it after every epoch, decides, tests
+with intervals, and loads what it saved again in a new process. *Start* is from the process's first moment to its first
+update. Peak memory is that of the process while it trains. Test scores are those of the trained models on the same
+rows, in float32.
 
 *Defaults* is transformers' Trainer with PEFT as it comes (float32). *Tuned*: bfloat16, batches by length, fused AdamW,
 no loader processes, glibc told to keep freed memory and to take huge pages. `torch.compile` is left off in it: lengths
