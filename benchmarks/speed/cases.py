@@ -137,4 +137,5 @@ def _stage(stage: Stage, number: int, case: Case) -> dict[str, Any]:
         "rate": stage.rate,
         "warmup": WARMUP,
         "until": {"epochs": stage.epochs},
+        "keep": "last",  # as the Trainer does
     }
