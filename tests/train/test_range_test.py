@@ -79,3 +79,12 @@ def test_a_sweep_that_ends_in_infinity_stops_there(state: ModelState) -> None:
     found = sweep(state, 1e30)
     assert len(found.changes) < 11
     assert all(np.isfinite(found.changes))
+
+
+def test_a_low_loss_after_the_break_says_nothing() -> None:
+    """As on 800 tweets, where the starting rate times 6 ended in one label for all."""
+    multipliers = (0.1, 0.226, 0.51, 1.15, 2.6, 5.87, 13.3, 30.0)
+    rising = (-0.008, -0.015, -0.068, -0.062, -0.068, 0.074, 0.162)
+    assert RangeTest(multipliers, (*rising, -0.105)).chosen is None
+    assert RangeTest(multipliers, (*rising, 0.4)).chosen is not None
+    assert RangeTest(multipliers, (0.001, -0.015, -0.06, -0.1, -0.2, -0.1, 0.1, 0.4)).chosen is not None

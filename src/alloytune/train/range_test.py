@@ -23,6 +23,7 @@ from alloytune.train.optimizers import Optimizer
 LOWEST, HIGHEST = 0.1, 30.0  # of the starting rate
 WIDTH = 0.15  # powers of ten over which neighbours in the sweep are averaged
 BELOW = 0.2  # of the rate with the lowest loss; docs/rates.md
+BROKEN = 0.5  # of the most that the loss fell: once it has risen so far above the untrained model's, the sweep is over
 SEARCH_SHARE = 0.1  # of a stage, for the sweep and the look at the loss beforehand, a third of it
 FEWEST, MOST = 8, 100  # updates of a sweep
 FEWEST_SEARCHED = math.ceil(FEWEST / (SEARCH_SHARE * 3 / 4))  # updates of a stage that is long enough for a sweep
@@ -32,7 +33,8 @@ FEWEST_SEARCHED = math.ceil(FEWEST / (SEARCH_SHARE * 3 / 4))  # updates of a sta
 class RangeTest:
     """A sweep. `multipliers` of the starting rates, rising, and the change of the loss that each led to.
 
-    `chosen` is the multiplier to train with; None where no rate lowered the loss, so that nothing can be said.
+    `chosen` is the multiplier to train with; None where nothing can be said: no rate lowered the loss, or it was lowest
+    after it had broken away, when a model that learns nothing any more meets rows that suit it.
     """
 
     multipliers: tuple[float, ...]
@@ -45,7 +47,9 @@ class RangeTest:
             return None
         smooth = _smooth(np.log10(self.multipliers), np.array(self.changes))
         best = int(smooth.argmin())
-        return BELOW * self.multipliers[best] if smooth[best] < 0 else None
+        gain = -float(smooth[best])
+        has_broken = bool((smooth[:best] > BROKEN * gain).any())
+        return BELOW * self.multipliers[best] if gain > 0 and not has_broken else None
 
 
 def num_sweep_updates(num_updates: float) -> int:
