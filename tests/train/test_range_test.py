@@ -1,5 +1,6 @@
 """The range test finds where training breaks, and says nothing where nothing helped."""
 
+import math
 from itertools import islice
 
 import numpy as np
@@ -12,24 +13,34 @@ from alloytune.models.weights import copy_weights, free_only, named_weights
 from alloytune.tasks.task import Batch
 from alloytune.train.clip import make_clip
 from alloytune.train.moving import Group, Moving, Still, make_optimizer
-from alloytune.train.range_test import BELOW, FEWEST, MOST, RangeTest, num_sweep_updates, range_test
+from alloytune.train.range_test import BELOW, EQUALS, FEWEST, MOST, RangeTest, num_sweep_updates, range_test
 from tiny import TASK
 
 
-def curve(breaks_at: float, noise: float = 0.0) -> RangeTest:
+def curve(breaks_at: float, noise: float = 0.0, num_updates: int = 25) -> RangeTest:
     """A loss that falls in proportion to the rate, and rises steeply beyond a multiplier."""
-    multipliers = np.geomspace(0.1, 30, 25)
+    multipliers = np.geomspace(0.1, 30, num_updates)
     changes = np.where(multipliers <= breaks_at, -0.1 * multipliers / breaks_at, 1.0)
-    changes += noise * np.random.default_rng(0).standard_normal(25)
+    changes += noise * np.random.default_rng(0).standard_normal(num_updates)
     return RangeTest(tuple(multipliers), tuple(changes))
 
 
 @pytest.mark.parametrize("breaks_at", [0.5, 2.0, 10.0])
 @pytest.mark.parametrize("noise", [0.0, 0.01])
-def test_the_choice_lies_a_fixed_factor_below_the_break(breaks_at: float, noise: float) -> None:
-    chosen = curve(breaks_at, noise).chosen
+def test_the_choice_of_a_long_sweep_lies_a_fixed_factor_below_the_break(breaks_at: float, noise: float) -> None:
+    chosen = curve(breaks_at, noise, num_updates=2000).chosen
     assert chosen is not None
-    assert BELOW * breaks_at / 3 < chosen <= BELOW * breaks_at * 1.01
+    assert BELOW * breaks_at / 3 < chosen <= BELOW * breaks_at * 1.05
+
+
+@pytest.mark.parametrize("breaks_at", [0.5, 30.0])
+def test_the_shorter_a_sweep_the_nearer_the_choice_is_to_the_starting_rate(breaks_at: float) -> None:
+    lengths = (8, EQUALS, 100, 2000)
+    away = [abs(math.log(curve(breaks_at, num_updates=length).chosen or math.nan)) for length in lengths]
+    assert away == sorted(away)
+    even = curve(breaks_at, num_updates=EQUALS)
+    halfway = [math.sqrt(BELOW * multiplier) for multiplier in even.multipliers]
+    assert any(even.chosen == pytest.approx(place) for place in halfway)
 
 
 def test_nothing_is_chosen_where_nothing_helped() -> None:

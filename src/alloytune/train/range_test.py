@@ -1,7 +1,8 @@
 """Range test: the rate rises update by update until the loss breaks away (Smith 2017, arXiv:1506.01186).
 
 A short sweep cannot say which rate ends best, but it shows where training stops to work. That point moves with the
-model, the data and what trains; the rate that ends best lies a nearly constant factor below the sweep's best loss.
+model, the data and what trains; the rate that ends best lies a nearly constant factor below the sweep's best loss. The
+fewer updates a sweep has, the more its lowest loss is chance, and the less it counts beside the starting rate.
 """
 
 import math
@@ -22,7 +23,8 @@ from alloytune.train.optimizers import Optimizer
 
 LOWEST, HIGHEST = 0.1, 30.0  # of the starting rate
 WIDTH = 0.15  # powers of ten over which neighbours in the sweep are averaged
-BELOW = 0.2  # of the rate with the lowest loss; docs/rates.md
+BELOW = 0.3  # of the rate with the lowest loss; docs/rates.md
+EQUALS = 20  # updates of a sweep that counts as much as the starting rate; docs/rates.md
 BROKEN = 0.5  # of the most that the loss fell: once it has risen so far above the untrained model's, the sweep is over
 SEARCH_SHARE = 0.1  # of a stage, for the sweep and the look at the loss beforehand, a third of it
 FEWEST, MOST = 8, 100  # updates of a sweep
@@ -42,14 +44,17 @@ class RangeTest:
 
     @property
     def chosen(self) -> float | None:
-        """Give BELOW times the multiplier with the lowest smoothed loss."""
+        """Give BELOW times the multiplier with the lowest smoothed loss; the shorter the sweep, the nearer to 1."""
         if len(self.changes) < 2:
             return None
         smooth = _smooth(np.log10(self.multipliers), np.array(self.changes))
         best = int(smooth.argmin())
         gain = -float(smooth[best])
         has_broken = bool((smooth[:best] > BROKEN * gain).any())
-        return BELOW * self.multipliers[best] if gain > 0 and not has_broken else None
+        if gain <= 0 or has_broken:
+            return None
+        trust = len(smooth) / (len(smooth) + EQUALS)
+        return float((BELOW * self.multipliers[best]) ** trust)
 
 
 def num_sweep_updates(num_updates: float) -> int:
