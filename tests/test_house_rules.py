@@ -27,7 +27,7 @@ ARROWS = {
     "models": {"errors", "record"},
     "tasks": {"data", "errors", "metrics"},
     "learning": {"data", "errors", "tasks"},
-    "evaluate": {"errors", "machine", "tasks"},
+    "evaluate": {"errors", "machine", "metrics", "tasks"},
     "train": {"errors", "machine", "metrics", "models", "record", "selected", "tasks"},
     "watch": {"record"},
     "rates": set(),
@@ -36,6 +36,7 @@ ARROWS = {
     "build": {
         "data",
         "errors",
+        "evaluate",
         "expression",
         "joint",
         "learning",

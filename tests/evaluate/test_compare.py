@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from alloytune.evaluate.compare import standard_error
+from alloytune.evaluate.compare import clearly_behind, standard_error
+from alloytune.tasks.task import Scores
 from evaluate.test_bootstrap import figures, labels
 
 
@@ -38,3 +39,22 @@ def test_pairs_are_surer_than_two_samples() -> None:
     assert 0 < paired < 0.4 * unpaired
     assert paired == pytest.approx(error("accuracy", before, after, targets, 2), rel=0.2)
     assert paired == error("macro_f1", before, after, targets, 2)
+
+
+def test_a_model_is_clearly_behind_when_it_lost_more_than_chance_explains() -> None:
+    """Of 100 rows, the other gets 1 right that the best has wrong, and 2 wrong that the best has right; or 9."""
+    targets = np.zeros(100, dtype=int)
+    best = scores_with(targets, wrong=range(10))
+    assert not clearly_behind("accuracy", best, scores_with(targets, wrong=range(1, 12)), VALUES, seed=0)
+    assert clearly_behind("accuracy", best, scores_with(targets, wrong=range(1, 19)), VALUES, seed=0)
+    assert not clearly_behind("accuracy", best, scores_with(targets, wrong=range(5)), VALUES, seed=0)
+
+
+VALUES = labels(2).values
+
+
+def scores_with(targets: np.ndarray, wrong: range) -> Scores:
+    answers = targets.copy()
+    answers[list(wrong)] = 1
+    found = figures(targets, answers)
+    return Scores(VALUES(found), figures=found.tolist())

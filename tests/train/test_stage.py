@@ -35,6 +35,7 @@ PLAN = StagePlan(
     evaluate_every=2,
     keep="best",
     metric="accuracy",
+    clearly_behind=lambda best, other: best.values["accuracy"] - other.values["accuracy"] > 0.05,
 )
 
 
@@ -95,6 +96,15 @@ def test_the_best_weights_are_kept(state: ModelState, bert: Path) -> None:
     assert not torch.equal(seen.weights[6], seen.weights[10])
 
 
+def test_later_weights_are_kept_that_are_not_clearly_behind_the_best(state: ModelState, bert: Path) -> None:
+    """They are compared with the highest score, so that many small losses do not add up to a large one."""
+    progress, seen = train(state, bert, PLAN, [0.5, 0.9, 0.88, 0.86, 0.83])
+    assert (progress.update, progress.best_update) == (10, 8)
+    assert progress.best is not None
+    assert progress.best.values["accuracy"] == 0.86
+    assert torch.equal(named_weights(state.model)["classifier.weight"], seen.weights[8])
+
+
 def test_the_last_weights_are_kept_when_asked(state: ModelState, bert: Path) -> None:
     progress, seen = train(state, bert, replace(PLAN, keep="last"), [0.5, 0.7, 0.9, 0.8, 0.6])
     assert progress.last is not None
@@ -106,7 +116,7 @@ def test_the_last_weights_are_kept_when_asked(state: ModelState, bert: Path) -> 
 def test_patience_counts_evaluations_without_a_better_score(state: ModelState, bert: Path, keep: str) -> None:
     plan = replace(PLAN, max_updates=100, patience=2, keep=keep)  # type: ignore[arg-type]
     progress, _ = train(state, bert, plan, [0.5, 0.7, 0.6, 0.8, 0.8, 0.7, 0.9])
-    assert (progress.update, progress.best_update) == (12, 8)
+    assert (progress.update, progress.best_update) == (12, 10)
 
 
 def test_a_score_that_is_enough_ends_a_stage(state: ModelState, bert: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from alloytune.build.session import Session, derive_seed
+from alloytune.evaluate.compare import clearly_behind
 from alloytune.learning import Learning
 from alloytune.pace import in_training_form, make_stage_clip, make_stage_schedule
 from alloytune.recipe.types.ending import Patience, Until
@@ -67,6 +68,7 @@ def build_plan(session: Session, number: int, attempt: int, updates: Updates) ->
         evaluate_every=in_updates(stage.evaluate, updates_per_epoch),
         keep=stage.keep,
         metric=metric,
+        clearly_behind=partial(clearly_behind, metric, values=session.task.values, seed=recipe.seed),
         checkpoint_updates=None if unit == "minute" else in_updates(recipe.checkpoint, updates_per_epoch),
         checkpoint_seconds=amount * 60 if unit == "minute" else None,
         max_tokens=_tokens_for(until.flops, session, number, updates) if until.flops else None,

@@ -110,7 +110,7 @@ class Terminal(Watcher):
     def on_scores(self, scores: Any, progress: Any) -> None:
         """Show an evaluation."""
         values = scores.values
-        mark = "  best" if progress.best_update == progress.update else ""
+        mark = "  to keep" if progress.best_update == progress.update and self._plan.keep == "best" else ""
         training = "" if self._loss is None else f" (training {self._loss:.3f})"
         self._say(f"  update {progress.update}: {score_line(values)}{training}{mark}")
 

@@ -3,6 +3,8 @@
 import numpy as np
 
 from alloytune.evaluate.bootstrap import RESAMPLES, Values
+from alloytune.metrics import gain
+from alloytune.tasks.task import Scores
 
 
 def standard_error(metric: str, before: np.ndarray, after: np.ndarray, values: Values, seed: int) -> float:
@@ -19,3 +21,12 @@ def standard_error(metric: str, before: np.ndarray, after: np.ndarray, values: V
         drawn = random.integers(len(before), size=len(before))
         found[n] = values(after[drawn])[metric] - values(before[drawn])[metric]
     return float(found.std(ddof=1))
+
+
+def clearly_behind(metric: str, best: Scores, other: Scores, values: Values, seed: int) -> bool:
+    """Tell whether a model is behind the best by more than one standard error of their difference.
+
+    What lies within it is as good as the best (the one-standard-error rule, Breiman et al. 1984).
+    """
+    lost = gain(metric, other.values[metric], best.values[metric])
+    return lost > 0 and lost > standard_error(metric, np.array(best.figures), np.array(other.figures), values, seed)

@@ -27,8 +27,9 @@ class StagePlan:
     """How long a stage trains and how it is watched; intervals are in updates unless named otherwise.
 
     `patience` counts evaluations without a better `patience_metric` (`metric` where None). `enough` are scores by
-    metric that end the stage, each alone. `average_share` gives the share that the nth evaluation's weights have in
-    the running average, if there is to be one.
+    metric that end the stage, each alone. `clearly_behind` compares the best scores by `metric` with later ones; to
+    keep the best is to keep the last that are not. `average_share` gives the share that the nth evaluation's weights
+    have in the running average, if there is to be one.
     """
 
     seed: int
@@ -40,6 +41,7 @@ class StagePlan:
     evaluate_every: int
     keep: Literal["best", "last"]
     metric: str
+    clearly_behind: Callable[[Scores, Scores], bool]
     checkpoint_updates: int | None = None
     checkpoint_seconds: float | None = None
     max_tokens: float | None = None
@@ -67,7 +69,8 @@ class Progress:
     num_tokens: int = 0
     evaluated: int = 0  # update of the last evaluation
     best_update: int = 0
-    best: Scores | None = None
+    best: Scores | None = None  # the last that are not clearly behind the highest
+    highest: Scores | None = None
     last: Scores | None = None
     waited: int = 0  # evaluations since the best, by the metric of `patience`
     to_beat: list[float] | None = None  # rank of that one
@@ -81,7 +84,7 @@ class Progress:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Progress":
         """Read what `to_json` gave."""
-        scores = {key: None if value[key] is None else Scores(**value[key]) for key in ("best", "last")}
+        scores = {key: None if value[key] is None else Scores(**value[key]) for key in ("best", "highest", "last")}
         return cls(**{**value, **scores})
 
 
@@ -189,7 +192,9 @@ def _evaluate(run: StageRun, plan: StagePlan, progress: Progress, scores: Scores
     )
     if plan.average_share is not None:
         run.average = _averaged(run, plan.average_share(progress.num_evaluations))
-    if progress.best is None or scores.rank(plan.metric) > progress.best.rank(plan.metric):
+    if progress.highest is None or scores.rank(plan.metric) > progress.highest.rank(plan.metric):
+        progress = replace(progress, highest=scores, best=scores, best_update=progress.update)
+    elif not plan.clearly_behind(progress.highest, scores):
         progress = replace(progress, best=scores, best_update=progress.update)
     watcher.on_scores(scores, progress)
     return progress

@@ -126,7 +126,11 @@ class Stage(Part):
     )
     until: Until = Field(Until(epochs=3), description="When the stage ends.")
     evaluate: Interval = Field("1 epoch", description="How often validation is scored within the stage.")
-    keep: Literal["best", "last"] = Field("best", description="Weights to keep: of the best evaluation or the last.")
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="Weights to keep: of the last evaluation that is not behind the best by more than one standard"
+        " error of their difference on the validation rows, or of the last evaluation.",
+    )
     combine: Combine | None = Field(
         None, description="Mix the weights with earlier ones, after training if the stage trains."
     )
