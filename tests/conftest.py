@@ -32,11 +32,11 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _reload_by_forking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the imports of a new interpreter, but where a test is about that or runs the real model."""
-    from alloytune.models import save
-    from forking import reload_in_forked_process
+    from alloytune.models import verify
+    from forking import forked_process
 
     if not {"new_interpreter", "slow"} & {mark.name for mark in request.node.iter_markers()}:
-        monkeypatch.setattr(save, "_reload_in_fresh_process", reload_in_forked_process)
+        monkeypatch.setattr(verify, "fresh_process", forked_process)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from alloytune.build.session import Session
 from alloytune.errors import InputError, VerificationError
 from alloytune.evaluate.predict import raw_outputs
 from alloytune.models.heads import MAIN
-from alloytune.models.save import TOLERANCE, difference
+from alloytune.models.verify import TOLERANCE, difference
 from alloytune.selection import REHEARSAL, Chooser
 
 NUM_COMPARED = 32  # rows whose outputs are compared before and after a merge

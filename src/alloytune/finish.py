@@ -13,8 +13,9 @@ from alloytune.data.prepare import Dataset
 from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict, raw_outputs
 from alloytune.learning import Learning
+from alloytune.models import verify
 from alloytune.models.heads import MAIN
-from alloytune.models.save import Places, save_tuned, verify_saved
+from alloytune.models.save import Places, save_tuned
 from alloytune.models.weights import named_weights
 from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.report.card import model_card
@@ -29,34 +30,47 @@ TOKENS_VERIFIED = 1024  # of theirs, padding included: a language model has a nu
 
 def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watcher) -> None:
     """Test, save, load again in a fresh process, and write `results.json`: after that the run is complete."""
-    watcher.on_finish("testing")
-    return_home(session)
-    session.change(task=_tuned(session))
-    results = _results(folder, session)
-    if session.examples["test"]:
-        answers, examples = _answers(session, "test"), session.examples["test"]
-        results["test"] = score_with_intervals(session.task, answers, examples, session.recipe.seed)
-        results["predictions"] = _shown_predictions(session, dataset, answers)
-    watcher.on_finish("saving, and loading what was saved in a fresh process")
-    split = "test" if session.examples["test"] else "validation"
-    batch = session.task.collate(_verified(session.examples[split]), session.tokenizer)
-    expected = raw_outputs(session.state.model, batch, session.machine.exact())
-    auto_class = session.task.auto_class.__name__
-    task = session.task
-    more = partial(task.write_files, max_length=session.max_length) if isinstance(task, WritesFiles) else None
-    places = Places(session.source, folder.model, folder.adapter, folder.base, auto_class, more)
-    results["adapters"] = [attachment.name for attachment in session.state.attachments]
-    if session.task.tunes:
-        session.state.model.config.update(session.task.config)
-    saved = save_tuned(session.state, session.tokenizer, places, partial(model_card, results))
-    written = {name: getattr(folder, name) for name, is_there in saved.items() if is_there}
-    inputs = {key: value.tolist() for key, value in batch.inputs.items()}
-    results["saved"] = sorted(written)
-    results["reload_difference"] = verify_saved(
-        written, results["adapters"], session.source, inputs, expected, session.task.config, auto_class
-    )
+    with verify.fresh_process() as load:
+        watcher.on_finish("testing")
+        return_home(session)
+        session.change(task=_tuned(session))
+        results = _results(folder, session) | _tested(session, dataset)
+        watcher.on_finish("saving, and loading what was saved in a fresh process")
+        results |= _saved(folder, session, results, load)
     folder.write("results.json", results)
     watcher.on_end(folder)
+
+
+def _tested(session: Session, dataset: Dataset) -> dict[str, Any]:
+    """Give the scores of the test split, where there is one, and some of its rows with what the model answers."""
+    examples = session.examples["test"]
+    if not examples:
+        return {}
+    answers = _answers(session, "test")
+    return {
+        "test": score_with_intervals(session.task, answers, examples, session.recipe.seed),
+        "predictions": _shown_predictions(session, dataset, answers),
+    }
+
+
+def _saved(folder: RunFolder, session: Session, results: Mapping[str, Any], load: verify.Loader) -> dict[str, Any]:
+    """Save the model and have it loaded again; give what was saved, and how far the outputs differ then."""
+    task = session.task
+    split = "test" if session.examples["test"] else "validation"
+    batch = task.collate(_verified(session.examples[split]), session.tokenizer)
+    expected = raw_outputs(session.state.model, batch, session.machine.exact())
+    auto_class = task.auto_class.__name__
+    more = partial(task.write_files, max_length=session.max_length) if isinstance(task, WritesFiles) else None
+    places = Places(session.source, folder.model, folder.adapter, folder.base, auto_class, more)
+    names = [attachment.name for attachment in session.state.attachments]
+    if task.tunes:
+        session.state.model.config.update(task.config)
+    facts = {**results, "adapters": names}
+    saved = save_tuned(session.state, session.tokenizer, places, partial(model_card, facts))
+    written = {name: getattr(folder, name) for name, is_there in saved.items() if is_there}
+    inputs = {key: value.tolist() for key, value in batch.inputs.items()}
+    differences = verify.verify_saved(load, written, names, session.source, inputs, expected, task.config, auto_class)
+    return {"adapters": names, "saved": sorted(written), "reload_difference": differences}
 
 
 def _verified(examples: Sequence[Example]) -> Sequence[Example]:

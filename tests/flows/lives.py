@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 
 from alloytune import run
-from alloytune.models import save
+from alloytune.models import verify
 from alloytune.models.load import quiet
 from alloytune.recipe.read import read_recipe
 from alloytune.watch import Watcher
-from forking import CONTEXT, reload_in_forked_process
+from forking import CONTEXT, forked_process
 
 
 def live(recipe: str, output: str) -> None:
     """Start the run, or go on with it."""
     torch.set_num_threads(1)
     quiet()
-    save._reload_in_fresh_process = reload_in_forked_process
+    verify.fresh_process = forked_process
     os.chdir(Path(recipe).parent)
     if (Path(output) / "resolved.json").exists():
         run.resume(Path(output), Watcher())

@@ -1,6 +1,7 @@
 """What is saved loads elsewhere; what is damaged is noticed; a full disk leaves what was there."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from transformers import AutoModelForSequenceClassification
 
 import tiny
 from alloytune.errors import SaveError, VerificationError
+from alloytune.models import verify
 from alloytune.models.adapters import Attachment
 from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.methods import BottleneckSettings, LoraSettings, Method
-from alloytune.models.save import Places, save_tuned, verify_saved
+from alloytune.models.save import Places, save_tuned
 from alloytune.models.state import ModelState
 from alloytune.models.weights import named_weights
 from alloytune.selection import resolve
@@ -68,7 +70,8 @@ class Saved:
         folders = {name: folder for name in self.written if (folder := getattr(self.places, name)).exists()}
         inputs = {key: value.tolist() for key, value in self.batch.inputs.items()}
         names = [attachment.name for attachment in self.attachments]
-        return verify_saved(folders, names, self.source, inputs, self.expected, TASK.config)
+        with verify.fresh_process() as load:
+            return verify.verify_saved(load, folders, names, self.source, inputs, self.expected, TASK.config)
 
 
 def test_a_whole_model(tmp_path: Path, bert: Path) -> None:
@@ -181,3 +184,24 @@ def test_a_full_disk_leaves_the_earlier_model(tmp_path: Path, bert: Path, settin
     with full_disk(), pytest.raises(SaveError, match="make room"):
         save_tuned(saved.state, saved.tokenizer, saved.places, lambda library: "another card")
     assert {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()} == before
+
+
+@pytest.mark.new_interpreter
+def test_a_process_that_is_not_needed_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the run fails before anything is saved."""
+    started: list[subprocess.Popen[str]] = []
+
+    class Noted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    def fail() -> None:
+        with verify.fresh_process():
+            assert started[0].poll() is None
+            raise SaveError("the disk is full")
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    with pytest.raises(SaveError):
+        fail()
+    assert started[0].poll() is not None

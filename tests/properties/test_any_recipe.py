@@ -18,7 +18,8 @@ from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.evaluate.predict import raw_outputs
 from alloytune.models.reload import load_folder
-from alloytune.models.save import Places, difference, save_tuned
+from alloytune.models.save import Places, save_tuned
+from alloytune.models.verify import difference
 from architectures import ARCHITECTURES
 from flows.test_resume import MEASURED, weights
 from properties.carried_out import Witness, assert_same, begin, carry_out

@@ -1,6 +1,6 @@
 """Load saved folders with nothing but transformers and PEFT, in a process of its own, and write their outputs.
 
-Run as `python reload.py REQUEST.json ANSWER.npz` by `alloytune.models.save.verify_saved`.
+Run as `python reload.py` by `alloytune.models.verify`, which says on its input, when it is time, what to load.
 """
 
 import importlib
@@ -81,4 +81,7 @@ def main(request_file: str, answer_file: str) -> None:
 
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
-    main(*sys.argv[1:])
+    transformers.PreTrainedModel  # noqa: B018  # whose import takes seconds, while there is nothing to load yet
+    asked = sys.stdin.read()
+    if asked:  # and the run has not ended for another reason
+        main(*json.loads(asked))

@@ -1,30 +1,17 @@
-"""Saving a tuned model so that plain transformers and PEFT load it, and proving that they do."""
+"""Saving a tuned model so that plain transformers and PEFT load it."""
 
 import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alloytune.errors import VerificationError
 from alloytune.models.adapters import save_adapter
 from alloytune.models.reload import OURS
 from alloytune.models.state import ModelState
 from alloytune.record.atomic import new_folder
-
-TOLERANCE = 1e-3  # of the largest output; float32 rounding over a few dozen layers stays below
-
-
-def difference(outputs: np.ndarray, expected: np.ndarray) -> float:
-    """Give the largest difference between outputs, relative to the largest output that was expected."""
-    return float(np.abs(outputs - expected).max()) / (float(np.abs(expected).max()) or 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,61 +71,6 @@ def _save_adapters(
             own = folder / attachment.name
             own.mkdir()
             save_adapter(state.model, state.attached, number, frozenset(), base, own)
-
-
-def verify_saved(
-    folders: Mapping[str, Path],
-    adapters: Sequence[str],
-    source: str,
-    inputs: Mapping[str, Any],
-    expected: np.ndarray,
-    config: Mapping[str, Any],
-    auto_class: str = "AutoModelForSequenceClassification",
-) -> dict[str, float]:
-    """Load each saved folder in a fresh process and compare its outputs with `expected`, [rows, ...].
-
-    `folders` holds `model`, or `adapter` (with `base` where written; else it goes on `source`), or both; `adapters`
-    are the names of those that were attached, in order; `auto_class` is transformers' class to load them with.
-    Gives the largest difference by folder, relative to the largest output. Raises VerificationError above TOLERANCE.
-    """
-    found = _outputs_when_reloaded(
-        {
-            "folders": {name: str(path) for name, path in folders.items()},
-            "auto_class": auto_class,
-            "adapters": list(adapters),
-            "source": source,
-            "inputs": dict(inputs),
-            "config": dict(config),
-        }
-    )
-    differences = {name: difference(outputs, expected) for name, outputs in found.items()}
-    for name, found_difference in differences.items():
-        if not found_difference <= TOLERANCE:
-            raise VerificationError(
-                f"{folders[name]}: loaded again, its outputs differ by {found_difference:.1e} of the largest output "
-                f"(allowed: {TOLERANCE:.0e}); do not use it, and report this with the run's resolved.json"
-            )
-    return differences
-
-
-def _outputs_when_reloaded(request: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Have a fresh process load the folders; give its outputs by folder."""
-    with tempfile.TemporaryDirectory() as scratch:
-        asked, answer = Path(scratch) / "request.json", Path(scratch) / "answer.npz"
-        asked.write_text(json.dumps(request), encoding="utf-8")
-        _reload_in_fresh_process(asked, answer)
-        return dict(np.load(answer))
-
-
-def _reload_in_fresh_process(asked: Path, answer: Path) -> None:
-    """Run `reload.py`; raise VerificationError with the last line of its complaint where it fails."""
-    script = Path(__file__).with_name("reload.py")
-    done = subprocess.run(
-        [sys.executable, "-P", str(script), str(asked), str(answer)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise VerificationError(f"what was saved does not load again ({last}); do not use it")
 
 
 def _save_model(state: ModelState, tokenizer: PreTrainedTokenizerBase, places: Places, path: Path, card: str) -> None:
