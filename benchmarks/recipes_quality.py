@@ -121,7 +121,7 @@ def table(cells: list[dict[str, Any]]) -> Iterator[str]:
             spread([cell["accuracy"] for cell in found]),
             f"{low:.4f} to {high:.4f}",
             spread([cell["macro_f1"] for cell in found]),
-            f"{100 * mean(found, 'trained_share'):.2g} %",
+            f"{100 * mean(found, 'trained_share'):.3g} %",
             f"{mean(found, 'updates'):.0f}",
             f"{mean(found, 'seconds'):.0f}",
             f"{mean(found, 'peak_memory_bytes') / 2**30:.2f} GiB",
