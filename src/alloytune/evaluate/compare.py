@@ -6,8 +6,12 @@ from alloytune.evaluate.bootstrap import RESAMPLES, Values
 from alloytune.metrics import gain
 from alloytune.tasks.task import Scores
 
+ROUGH = 200  # draws where a rule of thumb needs the error: known to 5 % by them, in 15 ms instead of 150
 
-def standard_error(metric: str, before: np.ndarray, after: np.ndarray, values: Values, seed: int) -> float:
+
+def standard_error(
+    metric: str, before: np.ndarray, after: np.ndarray, values: Values, seed: int, draws: int = RESAMPLES
+) -> float:
     """Give the standard error of the difference in a metric between two models on the same rows.
 
     `before` and `after` are the models' figures, [rows, figures], and `values` makes the metrics of them. The standard
@@ -16,8 +20,8 @@ def standard_error(metric: str, before: np.ndarray, after: np.ndarray, values: V
     accuracy, with a standard error of 0.028.
     """
     random = np.random.default_rng(seed)
-    found = np.empty(RESAMPLES)
-    for n in range(RESAMPLES):
+    found = np.empty(draws)
+    for n in range(draws):
         drawn = random.integers(len(before), size=len(before))
         found[n] = values(after[drawn])[metric] - values(before[drawn])[metric]
     return float(found.std(ddof=1))
@@ -29,4 +33,6 @@ def clearly_behind(metric: str, best: Scores, other: Scores, values: Values, see
     What lies within it is as good as the best (the one-standard-error rule, Breiman et al. 1984).
     """
     lost = gain(metric, other.values[metric], best.values[metric])
-    return lost > 0 and lost > standard_error(metric, np.array(best.figures), np.array(other.figures), values, seed)
+    if lost <= 0:
+        return False
+    return lost > standard_error(metric, np.array(best.figures), np.array(other.figures), values, seed, ROUGH)
