@@ -14,6 +14,7 @@ import tiny
 from alloytune.errors import InputError
 from alloytune.models.combine import mix
 from alloytune.models.roles import Roles
+from alloytune.rates import STARTS
 from alloytune.recipe.shipped import shipped_names, shipped_text
 from alloytune.recipe.yaml_text import load
 from properties.carried_out import Weights, Witness, begin, carry_out
@@ -163,6 +164,7 @@ def test_surgical(ran: Callable[[str], Ran]) -> None:
         scores = {name: value for name, value in it.score(number, stage, "rgn").items() if name in body}
         rates, top = it.rates(stage), max(scores, key=lambda name: scores[name])
         assert len({rates[name] for name in body}) > 15
+        assert rates[top] == STARTS["scaled"].rate
         assert all(rates[name] == pytest.approx(rates[top] * scores[name] / scores[top]) for name in scores)
     assert it.score(1, "full", "rgn") != it.score(2, "again-1", "rgn")
 

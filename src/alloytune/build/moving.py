@@ -8,7 +8,7 @@ from alloytune.errors import InputError
 from alloytune.joint import constant_factors, find_parts
 from alloytune.models.roles import Roles
 from alloytune.pace import layer_shares, optimizer_settings, role_of
-from alloytune.rates import auto_rate
+from alloytune.rates import Kind, auto_rate
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.types.stage import Stage
 from alloytune.selected import Selected
@@ -39,7 +39,8 @@ def build_moving(session: Session, number: int, chooser: Chooser | None = None) 
             raise InputError(
                 f"{where}.rates", f"nothing of {text!r} moves in this stage", "drop it, or add it to train"
             )
-    starts = _auto_rates(session, roles, selected)
+    usual = _auto_rates(session, roles, selected)
+    starts = usual if scale(stage) is None else _auto_rates(session, roles, selected, is_scaled=True)
     shares = layer_shares(stage.layer_decay, roles)
     if is_sure and stage.layer_decay != 1 and selected.names.isdisjoint(shares):
         raise InputError(f"{where}.layer_decay", "no layer moves in this stage", "drop it, or add layers to train")
@@ -53,7 +54,8 @@ def build_moving(session: Session, number: int, chooser: Chooser | None = None) 
     for name in (name for name in roles.shapes if name in selected.names):
         own = next((rate for _, names, rate in own_rates if name in names), None)
         given = common if own is None else own
-        start, rate = (starts[name], starts[name]) if given == "auto" else (None, given)
+        auto = starts[name] if own is None else usual[name]
+        start, rate = (auto, auto) if given == "auto" else (None, given)
         rate *= pluses.get(name, 1.0)
         rate *= factors.get(name, 1.0) * shares.get(name, 1.0) if own is None else 1.0
         part = parts.get(name)
@@ -97,15 +99,16 @@ def _factors(stage: Stage, roles: Roles, selected: Selected, chooser: Chooser | 
     return {name: value / largest for name, value in found.items()} if largest > 0 else {}
 
 
-def _auto_rates(session: Session, roles: Roles, selected: Selected) -> dict[str, float]:
+def _auto_rates(session: Session, roles: Roles, selected: Selected, *, is_scaled: bool = False) -> dict[str, float]:
     """Give the starting rate of every weight that moves; the head goes with what moves beside it."""
     adapter, head = (roles.members.get(role, frozenset()) for role in ("adapter", "head"))
     body = frozenset[str]().union(*roles.stacks.get("layers", ()))
     num_body = sum(prod(roles.shapes[name]) for name in body)
     pretrained = selected.names - adapter - head
     num_moved = sum(count for name, count in selected.counts(roles.shapes).items() if name in pretrained & body)
-    again = bool(pretrained & session.state.touched)
-    of_pretrained = auto_rate("full" if 2 * num_moved >= num_body else "partial", num_body, again=again)
+    kind: Kind = "scaled" if is_scaled else "full" if 2 * num_moved >= num_body else "partial"
+    again = bool(pretrained & session.state.touched) and not is_scaled
+    of_pretrained = auto_rate(kind, num_body, again=again)
     of_adapter = auto_rate("adapter", num_body, again=session.state.base_moved)
     beside = of_pretrained if pretrained else of_adapter if selected.names & adapter else auto_rate("head", num_body)
     return {
