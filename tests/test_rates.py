@@ -27,6 +27,7 @@ def test_a_larger_model_never_gets_a_higher_rate(kind: Kind, one: int, other: in
         ("full", 85_000_000, 2e-5, 5e-5),  # BERT-base
         ("full", 302_000_000, 1e-5, 2e-5),  # BERT-large
         ("adapter", 85_000_000, 2e-4, 5e-4),
+        ("vectors", 85_000_000, 5e-4, 1e-3),
         ("full", 6_500_000_000, 1e-5, 2e-5),
         ("adapter", 6_500_000_000, 1e-4, 2e-4),
     ],

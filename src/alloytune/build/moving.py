@@ -106,7 +106,9 @@ def _auto_rates(session: Session, roles: Roles, selected: Selected, *, is_scaled
     num_body = sum(prod(roles.shapes[name]) for name in body)
     pretrained = selected.names - adapter - head
     num_moved = sum(count for name, count in selected.counts(roles.shapes).items() if name in pretrained & body)
-    kind: Kind = "scaled" if is_scaled else "full" if 2 * num_moved >= num_body else "partial"
+    is_flat = all(len(roles.shapes[name]) == 1 for name in pretrained)
+    of_part: Kind = "vectors" if is_flat else "full" if 2 * num_moved >= num_body else "partial"
+    kind = "scaled" if is_scaled else of_part
     again = bool(pretrained & session.state.touched) and not is_scaled
     of_pretrained = auto_rate(kind, num_body, again=again)
     of_adapter = auto_rate("adapter", num_body, again=session.state.base_moved)
