@@ -1,21 +1,25 @@
 """From a stage's words about time to the course of what moves: turns, layers that join, layers that freeze."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from alloytune.build.plan import build_updates, in_updates
 from alloytune.build.selections import select_turn
 from alloytune.build.session import Session
 from alloytune.errors import InputError
-from alloytune.joint import make_joint_course
+from alloytune.joint import make_around, make_joint_course
 from alloytune.measures import measure_turn
+from alloytune.models.adapters import factors_of
 from alloytune.models.roles import Roles
 from alloytune.recipe.types.choosing import ByTurns, Unfreeze
 from alloytune.recipe.types.values import read_threshold
 from alloytune.selected import Selected
 from alloytune.selection import Chooser
 from alloytune.train.moving import Moving
-from alloytune.train.turns import Course, Series, Settling, Turn, steady
+from alloytune.train.optimizers import Optimizer
+from alloytune.train.ranks import Ranks
+from alloytune.train.turns import Course, Series, Settling, Turn, Turns, steady
 
 
 def make_course(session: Session, number: int, moving: Moving, chooser: Chooser) -> Course:
@@ -37,6 +41,47 @@ def make_course(session: Session, number: int, moving: Moving, chooser: Chooser)
         least, check = read_threshold(stage.freeze_when.change), stage.freeze_when.check
         return Settling(moving.selected, layers, session.state.model, least, check)
     return steady(moving.selected)
+
+
+def make_turns(
+    session: Session,
+    number: int,
+    moving: Moving,
+    course: Course,
+    optimizer: Optimizer,
+    on_turn: Callable[[Turn, int, Mapping[str, int]], None] = lambda turn, update, counts: None,
+) -> Turns:
+    """Give what lets move, update by update, what the course of a stage says, and cuts the ranks of its adapters."""
+    stage, model = session.recipe.stages[number], session.state.model
+    forgets = isinstance(stage.train, ByTurns) and stage.train.rotate.state == "reset"
+    joint, all_ranks = make_around(session, number, course), _ranks(session, number)
+
+    def at_share(share: float) -> None:
+        for ranks in all_ranks:
+            ranks.at(share)
+
+    @contextmanager
+    def around(step: Optimizer) -> Iterator[None]:
+        with ExitStack() as stack:
+            for each in (*(ranks.around for ranks in all_ranks), *([joint] if joint else [])):
+                stack.enter_context(each(step))
+            yield
+
+    return Turns(
+        course, moving.names, model, optimizer, forgets=forgets, on_turn=on_turn, at_share=at_share, around=around
+    )
+
+
+def _ranks(session: Session, number: int) -> list[Ranks]:
+    """Give what cuts the ranks of each attached adapter; one of an earlier stage or another tool keeps those it has."""
+    own = [attach.called for attach in session.recipe.stages[number].attaches]
+    made = []
+    for attached in session.state.attached:
+        if factors := factors_of(session.state.model, attached):
+            attachment = attached.attachment
+            budget = attachment.settings.budget if attachment.name in own else lambda share: None
+            made.append(Ranks(factors, budget, attached.config.orth_reg_weight))
+    return made
 
 
 def _turn(session: Session, number: int, choose: str, roles: Roles, chooser: Chooser, turn: int) -> Turn:

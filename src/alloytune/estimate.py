@@ -17,8 +17,9 @@ from alloytune.build.combining import build_combination
 from alloytune.build.plan import build_plan, build_updates
 from alloytune.build.session import Session
 from alloytune.caching import make_reader
+from alloytune.course import make_turns
 from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
-from alloytune.joint import make_around, make_training_loss, typical_updates
+from alloytune.joint import make_training_loss, typical_updates
 from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import in_training_form, make_stage_optimizer, row_tables
 from alloytune.stages import begin_stage
@@ -186,8 +187,7 @@ def _training(session: Session, number: int, moving: Moving, course: Course, hel
     updates = build_updates(session, number, attempt=0)
     plan = build_plan(session, number, 0, updates)
     optimizer = make_stage_optimizer(session, number, moving)
-    around = make_around(session, number, course)
-    turns = Turns(course, moving.names, session.state.model, optimizer, around=around)
+    turns = make_turns(session, number, moving, course, optimizer)
     summed_loss = make_training_loss(session, number, moving, course)
     reader = make_reader(session, number, moving)[0].over(_few(updates).examples)
     per_epoch = int(count_tokens(updates.examples).sum())

@@ -12,10 +12,10 @@ from alloytune.build.moving import build_moving
 from alloytune.build.plan import build_plan, build_updates, retries
 from alloytune.build.session import Session
 from alloytune.caching import cache_facts, make_reader
-from alloytune.course import make_course
+from alloytune.course import make_course, make_turns
 from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.predict import score
-from alloytune.joint import joint_facts, make_around, make_evaluation, make_training_loss
+from alloytune.joint import joint_facts, make_evaluation, make_training_loss
 from alloytune.learning import Reached
 from alloytune.measures import Measures, measure_stage
 from alloytune.models.state import Snapshot
@@ -35,7 +35,7 @@ from alloytune.train.memory import OptimizerState, optimizer_state, put_optimize
 from alloytune.train.moving import Moving
 from alloytune.train.prefix_reader import PrefixReader
 from alloytune.train.stage import Progress, StageRun, run_stage
-from alloytune.train.turns import Course, Turn, Turns
+from alloytune.train.turns import Course, Turn
 from alloytune.verdict import judge
 from alloytune.watch import Watcher
 
@@ -143,11 +143,7 @@ class StageOfRun:
         optimizer = make_stage_optimizer(session, self.number, moving)
         facts = joint_facts(session, course)
         record = _StageRecord(self.folder, attempt, self.watcher, facts)
-        forgets = isinstance(self.stage.train, ByTurns) and self.stage.train.rotate.state == "reset"
-        around = make_around(session, self.number, course)
-        turns = Turns(
-            course, moving.names, state.model, optimizer, forgets=forgets, on_turn=record.on_turn, around=around
-        )
+        turns = make_turns(session, self.number, moving, course, optimizer, record.on_turn)
         run = StageRun(state.model, optimizer, turns)
         summed_loss = make_training_loss(session, self.number, moving, course)
         evaluate = make_evaluation(session, self.number, course, summed_loss, self._score)

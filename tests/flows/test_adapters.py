@@ -31,6 +31,7 @@ ONE = {
     "lora": {"lora": {"rank": 2, "dropout": 0.1, "plus": 8, "rslora": True}},
     "dora": {"lora": {"rank": 2, "dora": True}},
     "pissa": {"lora": {"rank": 2, "pissa": True}},
+    "adalora": {"adalora": {"rank": 2, "start": 4}},
     "vera": {"vera": {"rank": 8}},
     "oft": {"oft": {"block": 4}},
     "shira": {"shira": {"rank": 2}},

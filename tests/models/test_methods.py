@@ -16,6 +16,7 @@ from alloytune.models.folder import read_folder
 from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.methods import (
     METHODS,
+    AdaloraSettings,
     BottleneckSettings,
     Ia3Settings,
     LoraSettings,
@@ -38,6 +39,7 @@ KINDS_OF = {
     "lora": LoraSettings(2, dropout=0.1),
     "dora": LoraSettings(2, dora=True, rslora=True),
     "pissa": LoraSettings(2, pissa=True),
+    "adalora": AdaloraSettings(2, 3),
     "vera": VeraSettings(8),
     "ia3": Ia3Settings(),
     "oft": OftSettings(4),

@@ -28,6 +28,7 @@ ADAPTERS: tuple[dict[str, Any], ...] = (
     {"lora": {"rank": 2, "dora": True}},
     {"lora": {"rank": 2, "pissa": True}},
     {"lora": {"rank": 3, "on": "random(50%, of=attention)"}},
+    {"adalora": {"rank": 1, "start": 3}},
     {"ia3": {}},
     {"oft": {"block": 4}},
     {"shira": {"rank": 1}},

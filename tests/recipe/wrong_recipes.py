@@ -335,7 +335,9 @@ RULES = {
         "stages[0].attach[1].stack",
         ("DoRA", "base weights"),
     ),
-    "adalora": Wrong(stage("attach: {▲adalora: {}}"), "stages[0].attach.adalora", ("left out", "`lora`")),
+    "adalora that grows": Wrong(
+        stage("attach: {adalora: {rank: ▲16}}"), "stages[0].attach.adalora.rank", ("start (12)", "lower rank")
+    ),
     "prefix_tuning": Wrong(stage("attach: {▲prefix_tuning: {}}"), "stages[0].attach.prefix_tuning", ("'prefix'",)),
     "use_dora": Wrong(stage("attach: {lora: {▲use_dora: true}}"), "stages[0].attach.lora.use_dora", ("'dora'",)),
     "oft block": Wrong(stage("attach: {oft: {block: ▲1}}"), "stages[0].attach.oft.block", ("1 is not", "at least 2")),

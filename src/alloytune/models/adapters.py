@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -53,6 +54,14 @@ class Attached:
     targets: tuple[str, ...]
 
 
+class Factors(NamedTuple):
+    """The factors of the change B diag(E) A that AdaLoRA makes to a layer: A [rank, in], E [rank, 1], B [out, rank]."""
+
+    a: nn.Parameter
+    e: nn.Parameter
+    b: nn.Parameter
+
+
 def attach(model: nn.Module, attachment: Attachment, roles: Roles, where: str, *, fresh: bool) -> Attached:
     """Attach an adapter to the layers whose weights are selected; all adapters are active afterwards.
 
@@ -85,6 +94,7 @@ def attach(model: nn.Module, attachment: Attachment, roles: Roles, where: str, *
         ) from error
     _forget(model)
     _lay_out(model, targets)
+    _fix_ranks(model, name)
     attached = Attached(attachment, config, tuner, tuple(canonical_name(target) for target in targets))
     given = settings.weights(adapter_state(attached), model, head, where)
     if given:
@@ -109,6 +119,13 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[tuple[str, ...], tuple[st
             own = list(base.parameters())
             others = [weight for weight in layer.parameters() if all(weight is not each for each in own)]
             yield tuple(names[w] for w in own if w in names), tuple(names[w] for w in others if w in names)
+
+
+def factors_of(model: nn.Module, attached: Attached) -> list[Factors]:
+    """Give the factors of an AdaLoRA adapter, layer by layer; none of another kind."""
+    name = attached.attachment.name
+    layers = [layer for _, layer in _adapted(model, name) if isinstance(layer, AdaLoraLayer)]
+    return [Factors(layer.lora_A[name], layer.lora_E[name], layer.lora_B[name]) for layer in layers]
 
 
 @contextmanager
@@ -245,6 +262,15 @@ def _lay_out(model: nn.Module, targets: Sequence[str]) -> None:
         layer: Any = model.get_submodule(name)
         layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
         layer.weight.data = layer.weight.data.contiguous()
+
+
+def _fix_ranks(model: nn.Module, name: str) -> None:
+    """Have AdaLoRA divide by numbers: PEFT's are parameters, which would move with the adapter and are not saved."""
+    for _, layer in _adapted(model, name):
+        if isinstance(layer, AdaLoraLayer):
+            numbers = {each: float(rank) for each, rank in layer.ranknum.items()}
+            del layer.ranknum
+            layer.ranknum = numbers
 
 
 def _forget(model: nn.Module) -> None:

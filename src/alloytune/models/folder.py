@@ -43,6 +43,8 @@ class FolderSettings(Method):
         begun = getattr(config, "init_lora_weights", True)
         if begun not in _BEGINNINGS_IN_PLACE:
             raise ValueError(f"it began by {begun!r}, which moves the base; convert it to plain LoRA with PEFT")
+        if getattr(config, "rank_pattern", None) and self.kind == "adalora":
+            raise ValueError("its layers were cut to ranks of their own; merge it into the model with PEFT")
         config.inference_mode = False
         config.modules_to_save = None
         return config

@@ -6,7 +6,7 @@ A further method of PEFT is one more class here and its words in the recipe.
 from dataclasses import dataclass
 
 import torch
-from peft import IA3Config, LoraConfig, OFTConfig, PeftConfig, ShiraConfig, VeraConfig
+from peft import AdaLoraConfig, IA3Config, LoraConfig, OFTConfig, PeftConfig, ShiraConfig, VeraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -17,6 +17,8 @@ from alloytune.models.roles import Roles
 from alloytune.models.targets import linear_targets, output_targets
 from alloytune.models.tree import canonical_name
 from alloytune.models.weights import Weights
+
+_WARM, _CUT = 0.1, 0.5  # shares of a stage between which AdaLoRA's ranks fall
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Method:
         """Give the weights to begin with, under PEFT's names, where they are not drawn by PEFT itself."""
         return {}
 
+    def budget(self, share: float) -> float | None:
+        """Give the average rank that its layers may have with `share` of its stage done; None where none is cut."""
+        return None
+
 
 @dataclass(frozen=True)
 class LoraSettings(Method):
@@ -93,6 +99,40 @@ class LoraSettings(Method):
             target_modules=site.targets,
             fan_in_fan_out=site.transposed,
         )
+
+
+@dataclass(frozen=True)
+class AdaloraSettings(Method):
+    """Low-rank factors B diag(E) A, of rank `start` in every layer at first and `rank` on average in the end.
+
+    AdaLoRA (Zhang et al. 2023). The change is scaled by alpha / start; alpha is twice the start where None.
+    `orthogonal` weighs the mean over the factors of ||A A' - I|| and ||B' B - I||.
+    """
+
+    rank: int
+    start: int
+    alpha: float | None = None
+    dropout: float = 0.0
+    orthogonal: float = 0.5
+    kind = "adalora"
+
+    def config(self, site: Site, *, fresh: bool) -> PeftConfig:
+        """Make PEFT's config; PEFT's own schedule in updates is not used."""
+        return AdaLoraConfig(
+            init_r=self.start,
+            target_r=self.rank,
+            lora_alpha=2 * self.start if self.alpha is None else self.alpha,
+            lora_dropout=self.dropout,
+            orth_reg_weight=self.orthogonal,
+            total_step=1,
+            target_modules=site.targets,
+            fan_in_fan_out=site.transposed,
+        )
+
+    def budget(self, share: float) -> float:
+        """Give the start for a tenth of the stage, then a cubic fall, and from its middle on the rank."""
+        left = min(max((_CUT - share) / (_CUT - _WARM), 0.0), 1.0)
+        return self.rank + (self.start - self.rank) * left**3
 
 
 @dataclass(frozen=True)
@@ -200,6 +240,7 @@ METHODS: dict[str, type[Method]] = {
     method.kind: method  # the recipe's word for it
     for method in (
         LoraSettings,
+        AdaloraSettings,
         VeraSettings,
         Ia3Settings,
         OftSettings,

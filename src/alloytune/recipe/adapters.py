@@ -143,6 +143,9 @@ def _check_entries(stage: Stage, index: int) -> Iterator[Mistake]:
             message = f"{attach.called!r} cannot be named in a selection; choose another word"
             yield Mistake((*path, "name"), message)
         names.append(attach.called)
+        if attach.adalora is not None and attach.adalora.start < attach.adalora.rank:
+            message = f"ranks fall from start ({attach.adalora.start}), which is below rank ({attach.adalora.rank})"
+            yield Mistake((*path, "adalora", "rank"), f"{message}; raise start, or lower rank")
         if _adapters_in(attach.on):
             message = f"{attach.on!r} names the adapter itself; name layers, such as 'attention | mlp'"
             yield Mistake((*path, attach.kinds[0], "on"), message)

@@ -112,7 +112,6 @@ SYNONYMS = {
 
 # Words of other tools that have no counterpart here, and what to write instead.
 REMARKS = {
-    "adalora": "AdaLoRA is left out; `lora` takes ranks by selection",
     "freeze": "`train` names what moves, and everything else stays as it is",
     "frozen": "`train` names what moves, and everything else stays as it is",
     "gradient_accumulation_steps": "`batch` is the whole update, and `micro_batch` what fits into memory at once",

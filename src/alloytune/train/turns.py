@@ -107,7 +107,8 @@ class Turns:
 
     Where it `forgets`, the optimizer's memory of a weight is dropped when the weight rests, or when other elements of
     it move than before. `names` are all that may move in any turn. `on_turn` is told of every turn that begins, of its
-    first update, and how many elements of each weight move. `around` is entered around every step of the optimizer.
+    first update, and how many elements of each weight move. `at_share` is told, before every update, what share of the
+    stage lies behind; `around` is entered around every step of the optimizer.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Turns:
         *,
         forgets: bool = False,
         on_turn: Callable[[Turn, int, Mapping[str, int]], None] = lambda turn, update, counts: None,
+        at_share: Callable[[float], None] = lambda share: None,
         around: Around | None = None,
     ) -> None:
         self.names = names
@@ -128,11 +130,13 @@ class Turns:
         self._optimizer = optimizer
         self._forgets = forgets
         self._on_turn = on_turn
+        self._at_share = at_share
         self._around = around
         self._turn: Turn | None = None
 
     def at(self, update: int, share: float) -> Still:
         """Let move what moves in an update, with `share` of the stage before it; give what holds single elements."""
+        self._at_share(share)
         number = self._course.number(update, share)
         if self._turn is None or number != self._turn.number:
             turn = self._course.turn(number)

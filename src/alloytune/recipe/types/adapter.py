@@ -31,6 +31,21 @@ class Lora(Part):
     )
 
 
+class Adalora(Part):
+    """Low-rank adapters whose ranks are cut where they matter least (AdaLoRA, Zhang et al. 2023), through PEFT.
+
+    Each layer begins at rank `start`. In the stage that attaches it, between a tenth and half of the way, the weakest
+    directions of all layers together are cut until `rank` is left on average; what is cut stays cut.
+    """
+
+    rank: int = Field(8, ge=1, description="Average rank that is left.")
+    start: int = Field(12, ge=1, description="Rank of every layer at first.")
+    alpha: float | None = Field(None, gt=0, description="Scale: alpha / start. Twice the start where absent.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    orthogonal: float = Field(0.5, ge=0, description="Weight of the penalty that keeps the factors orthogonal.")
+    on: SelectionText = Field("attention | mlp", description="The linear layers that get an adapter.")
+
+
 class Vera(Part):
     """Two trained vectors around random matrices that all layers share (Kopiczko et al. 2024), through PEFT."""
 
@@ -91,6 +106,7 @@ class Attach(Part):
     model_config = ConfigDict(json_schema_extra={"examples": [{"lora": "{rank: 8}"}]})
 
     lora: Lora | None = Field(None, description="LoRA, with rsLoRA, DoRA, PiSSA and LoRA+.")
+    adalora: Adalora | None = Field(None, description="AdaLoRA: ranks that fall where they matter least.")
     vera: Vera | None = Field(None, description="VeRA; beside no other adapter.")
     ia3: Ia3 | None = Field(None, description="(IA)3.")
     oft: Oft | None = Field(None, description="OFT; not on GPT-2's transposed layers.")
@@ -140,4 +156,4 @@ class Attach(Part):
         return {key: value for key, value in written(self).items() if value is not None}
 
 
-KINDS = ("lora", "vera", "ia3", "oft", "shira", "bottleneck", "prefix", "folder")
+KINDS = ("lora", "adalora", "vera", "ia3", "oft", "shira", "bottleneck", "prefix", "folder")
