@@ -293,7 +293,7 @@ def _activations(session: Session, summed_loss: Loss, updates: Updates) -> int:
     found: list[int] = []
     learned = [(None, updates), *updates.beside.items()]
     for name, series in learned:
-        rows = heaviest_rows(series, session.recipe.micro_batch or session.recipe.batch)
+        rows = heaviest_rows(replace(series, micro_batch=session.recipe.micro_batch or session.recipe.batch))
 
         def count(examples: Sequence[Example], name: str | None = name, series: Updates = series) -> int:
             batch = replace(series.collate(examples), learning=name)

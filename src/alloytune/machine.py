@@ -17,6 +17,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
+# Measured on two cores with multilingual-e5-small and reviews of up to 512 tokens, 32 in an update: 1.6 times the speed
+# of whole updates, and 3.7 GiB instead of 17.4; 1,024 and 4,096 are slower. Accelerators want larger passes.
+PASS_TOKENS, ACCELERATOR_PASS_TOKENS = 2048, 32_768
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -30,6 +34,11 @@ class Machine:
         """Compute what follows in this machine's precision."""
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             yield
+
+    @property
+    def pass_tokens(self) -> int:
+        """Give how many tokens, with padding, go through the model at once in training."""
+        return PASS_TOKENS if self.device.type == "cpu" else ACCELERATOR_PASS_TOKENS
 
     def reset_peak(self) -> None:
         """Start measuring peak memory anew."""

@@ -1,6 +1,7 @@
 """From a stage to its updates, and to when it ends."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,6 +46,7 @@ def _updates_of(session: Session, learning: Learning, seed: int) -> Updates:
         seed,
         whole if is_whole else collate,
         task.varied if isinstance(task, Varying) else None,
+        pass_tokens=sys.maxsize if is_whole else session.machine.pass_tokens,
     )
 
 

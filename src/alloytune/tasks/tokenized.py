@@ -1,6 +1,6 @@
 """Tokenized rows in flat arrays: four bytes a token, where lists of Python's numbers take forty."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, overload
 
@@ -55,3 +55,18 @@ def count_tokens(examples: Sequence[Example]) -> np.ndarray:
     if isinstance(examples, TokenizedRows):
         return examples.lengths
     return np.array([example.num_tokens for example in examples], dtype=np.int64)
+
+
+def passes(numbers: np.ndarray, lengths: np.ndarray, most_rows: int, most_tokens: int) -> Iterator[np.ndarray]:
+    """Cut a series of examples into passes of so many rows at most, and so many tokens once they are padded.
+
+    `lengths` are those of all examples, by number. One example is a pass however long it is.
+    """
+    start = longest = 0
+    for place, length in enumerate(lengths[numbers].tolist()):
+        longest = max(longest, length)
+        num_rows = place - start + 1
+        if num_rows > 1 and (num_rows > most_rows or num_rows * longest > most_tokens):
+            yield numbers[start:place]
+            start, longest = place, length
+    yield numbers[start:]

@@ -1,12 +1,13 @@
 """Which examples make up which update: shuffled, with neighbours in length together, fixed by seed and epoch."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from alloytune.tasks.task import Batch, Example
-from alloytune.tasks.tokenized import count_tokens
+from alloytune.tasks.tokenized import count_tokens, passes
 
 POOL = 50  # batches, at most, whose examples are sorted by length together; larger pads less and mixes less
 LEAST_POOLS = 4  # per epoch, so that few rows are mixed as well: one pool makes batches of one length each
@@ -18,6 +19,8 @@ class Updates:
 
     `vary` draws the form that an example has in an epoch, from its number and the epoch's, however it is batched.
     `beside` are the series of what else is learned in the same updates, by its name, which their batches bear.
+    A micro-batch has at most `micro_batch` examples, and `pass_tokens` tokens with padding: attention over padded texts
+    costs memory and time with the square of the longest.
     The micro-batches of update n depend on nothing but n, the seed and the sizes, so a resumed run sees the same.
     """
 
@@ -28,6 +31,7 @@ class Updates:
     collate: Callable[[Sequence[Example]], Batch]
     vary: Callable[[Example, np.random.Generator], Example] | None = None
     beside: Mapping[str, "Updates"] = field(default_factory=dict)
+    pass_tokens: int = sys.maxsize
 
     @property
     def per_epoch(self) -> int:
@@ -44,11 +48,12 @@ class Updates:
         epoch, start = divmod(done, self.per_epoch)
         while True:
             for chosen in self.epoch(epoch)[start:]:
-                yield [
-                    self.collate([self._example(n, epoch) for n in chosen[first : first + self.micro_batch]])
-                    for first in range(0, len(chosen), self.micro_batch)
-                ]
+                yield [self.collate([self._example(n, epoch) for n in few]) for few in self.micro_batches(chosen)]
             epoch, start = epoch + 1, 0
+
+    def micro_batches(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
+        """Cut the example numbers of an update."""
+        return passes(chosen, count_tokens(self.examples), self.micro_batch, self.pass_tokens)
 
     def _example(self, number: int, epoch: int) -> Example:
         example = self.examples[number]

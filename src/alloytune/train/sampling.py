@@ -53,15 +53,11 @@ def tokens_per_update(updates: Updates) -> float:
     return of_one + sum(map(tokens_per_update, updates.beside.values()))
 
 
-def heaviest_rows(updates: Updates, rows_per_pass: int) -> list[Example]:
+def heaviest_rows(updates: Updates) -> list[Example]:
     """Give the rows of that pass through the model, in the first epoch, which has the most tokens, padding counted."""
     lengths = count_tokens(updates.examples)
-    passes = [
-        chosen[start : start + rows_per_pass]
-        for chosen in updates.epoch(0)
-        for start in range(0, len(chosen), rows_per_pass)
-    ]
-    heaviest = max(passes, key=lambda chosen: len(chosen) * int(lengths[chosen].max()))
+    found = [few for chosen in updates.epoch(0) for few in updates.micro_batches(chosen)]
+    heaviest = max(found, key=lambda chosen: len(chosen) * int(lengths[chosen].max()))
     return [updates.examples[number] for number in heaviest.tolist()]
 
 
