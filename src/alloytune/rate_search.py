@@ -34,7 +34,10 @@ _SEARCHING = 2**31 + 2  # the place of the search among a stage's seeds, which a
 
 @dataclass(frozen=True)
 class Found:
-    """The rate of a side: where the search started, what it came to, and the sweep; None where none could be run."""
+    """The rate of a side: where the search started, what it came to, and the sweep; None where none could be run.
+
+    Of several adapters that start at rates of their own, these are the slowest's, and the others keep their distance.
+    """
 
     start: float
     rate: float
@@ -79,17 +82,38 @@ def find_rates(
     return found
 
 
-def settle(recipe: Recipe, number: int, found: Mapping[Side, Found], roles: Roles, chooser: Chooser) -> Recipe:
+def settle(
+    recipe: Recipe, number: int, found: Mapping[Side, Found], moving: Moving, roles: Roles, chooser: Chooser
+) -> Recipe:
     """Give the recipe with the found rates in the place of a stage's `auto`."""
-    rates = {side: one.rate for side, one in found.items()}
+    if not found:
+        return recipe
+    main = next(found[side].rate for side in ("pretrained", "adapter", "head") if side in found)
+    of_weights = {
+        name: found["adapter"].rate * group.start / found["adapter"].start
+        for group in moving.groups
+        if group.start is not None and _side(group) == "adapter"
+        for name in group.names
+    }
+    of_adapters = {
+        role: of_weights[min(names & of_weights.keys())]
+        for role, names in roles.members.items()
+        if role.startswith("adapter.") and names & of_weights.keys()
+    }
     stages = [*recipe.stages]
-    stages[number] = _settled(stages[number], rates, roles, chooser)
+    stages[number] = _settled(stages[number], main, of_adapters, roles, chooser)
     return recipe.model_copy(update={"stages": stages})
 
 
 def starting_rates(moving: Moving) -> dict[Side, float]:
-    """Give the sides whose rate is left to `auto`, with their starting values; the head goes with another, if any."""
-    starts = {_side(group): group.start for group in moving.groups if group.start is not None}
+    """Give the sides whose rate is left to `auto`, with the least of their starting values.
+
+    The head goes with another side, if there is any.
+    """
+    starts: dict[Side, float] = {}
+    for group in moving.groups:
+        if group.start is not None:
+            starts[_side(group)] = min(group.start, starts.get(_side(group), group.start))
     return {side: start for side, start in starts.items() if side != "head" or len(starts) == 1}
 
 
@@ -139,24 +163,33 @@ def _sweep(
         )
 
 
-def _settled(stage: Stage, rates: Mapping[Side, float], roles: Roles, chooser: Chooser) -> Stage:
-    """Write numbers for `auto`. Adapters that move beside pretrained weights get an entry of their own in `rates`."""
-    if not rates:
-        return stage
-    adapters = roles.members.get("adapter", frozenset())
-    main = next(rates[side] for side in ("pretrained", "adapter", "head") if side in rates)
+def _settled(stage: Stage, main: float, of_adapters: Mapping[str, float], roles: Roles, chooser: Chooser) -> Stage:
+    """Write numbers for `auto`; adapters that move at another rate than what is beside them get entries in `rates`."""
     own: dict[str, float | Literal["auto"]] = {}
-    left = adapters
+    adapters = left = frozenset[str]().union(*(roles.members[role] for role in of_adapters))
     for text, rate in stage.rates.items():
         named = resolve(text, roles, "rates", chooser)
+        entries = _entries(named & left, of_adapters, main, roles) if rate == "auto" else []
+        if entries and entries[0][0] == "adapter" and named <= adapters:
+            own[text] = entries[0][1]
+        else:
+            own |= {f"({text}) & {role}": its_rate for role, its_rate in entries}
+            own[text] = main if rate == "auto" else rate
         left -= named
-        if rate == "auto" and named & adapters and named - adapters:
-            own[f"({text}) & adapter"] = rates.get("adapter", main)
-        own[text] = rate if rate != "auto" else rates.get("adapter", main) if named <= adapters else main
     common = stage.rate
     largest = common.largest if isinstance(common, Scaled) else common
     if largest == "auto":
         common = common.model_copy(update={"largest": main}) if isinstance(common, Scaled) else main
-        if left and {"pretrained", "adapter"} <= rates.keys():
-            own["adapter"] = rates["adapter"]
+        own |= dict(_entries(left, of_adapters, main, roles))
     return stage.model_copy(update={"rate": common, "rates": own})
+
+
+def _entries(
+    names: frozenset[str], of_adapters: Mapping[str, float], main: float, roles: Roles
+) -> list[tuple[str, float]]:
+    """Give the adapters among these weights that move at another rate, by role: all as one where they share it."""
+    found = [(role, rate) for role, rate in of_adapters.items() if roles.members[role] & names]
+    shared = {rate for _, rate in found}
+    if shared <= {main}:
+        return []
+    return [("adapter", shared.pop())] if len(shared) == 1 else [(role, rate) for role, rate in found if rate != main]

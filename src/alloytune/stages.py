@@ -122,7 +122,7 @@ class StageOfRun:
         selected = course.turn(0).selected if isinstance(self.stage.train, ByTurns) else moving.selected
         found = find_rates(session, self.number, moving, selected, self.reader)
         measures = measures_of(session, self.number, self.folder)
-        recipe = settle(session.recipe, self.number, found, state.roles(), measures)
+        recipe = settle(session.recipe, self.number, found, moving, state.roles(), measures)
         self.folder.write("rates", {side: one.to_json() for side, one in found.items()})
         self.run_folder.write("resolved.json", resolved(recipe))
         session.recipe = recipe

@@ -81,3 +81,19 @@ def test_found_rates_are_written_and_a_resume_goes_on_with_them(tmp_path: Path, 
     with pytest.raises(Interrupted):
         start(place, bert, StopAt(120))  # after the first checkpoint of the stage whose rates were searched
     assert_equal(run.resume(place, Watcher()).path, alone.path)
+
+
+@pytest.mark.slow
+def test_adapters_of_several_kinds_keep_their_distance(tmp_path: Path, bert: Path) -> None:
+    attach = [{"lora": {"rank": 2}}, {"prefix": {"length": 3}, "stack": True}]
+    both: dict[str, Any] = {"name": "both", "attach": attach, "train": "adapter | head", "until": {"updates": 110}}
+    named = {**both, "name": "named", "drop": True, "rates": {"adapter": "auto"}}
+    folder = start(tmp_path / "run", bert, Watcher(), [both, named])
+    for number, key in ((0, "adapter.prefix"), (1, "(adapter) & adapter.prefix")):
+        (found,) = json.loads(next((tmp_path / "run/stages").glob(f"0{number + 1}-*/rates.json")).read_text()).values()
+        stage = recipe_from(folder.read("resolved.json")).stages[number]
+        assert stage.rate == found["rate"]
+        assert stage.rates[key] == pytest.approx(10 * found["rate"])
+        assert folder.read("results.json")["stages"][number]["rates"] == pytest.approx(
+            [10 * found["rate"], found["rate"]]
+        )

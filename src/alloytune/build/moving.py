@@ -8,7 +8,7 @@ from alloytune.errors import InputError
 from alloytune.joint import constant_factors, find_parts
 from alloytune.models.roles import Roles
 from alloytune.pace import layer_shares, optimizer_settings, role_of
-from alloytune.rates import Kind, auto_rate
+from alloytune.rates import Kind, adapter_rate, auto_rate
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.types.stage import Stage
 from alloytune.selected import Selected
@@ -100,7 +100,7 @@ def _factors(stage: Stage, roles: Roles, selected: Selected, chooser: Chooser | 
 
 
 def _auto_rates(session: Session, roles: Roles, selected: Selected, *, is_scaled: bool = False) -> dict[str, float]:
-    """Give the starting rate of every weight that moves; the head goes with what moves beside it."""
+    """Give the starting rate of every weight that moves; the head goes with the slowest beside it."""
     adapter, head = (roles.members.get(role, frozenset()) for role in ("adapter", "head"))
     body = frozenset[str]().union(*roles.stacks.get("layers", ()))
     num_body = sum(prod(roles.shapes[name]) for name in body)
@@ -111,8 +111,10 @@ def _auto_rates(session: Session, roles: Roles, selected: Selected, *, is_scaled
     kind = "scaled" if is_scaled else of_part
     again = bool(pretrained & session.state.touched) and not is_scaled
     of_pretrained = auto_rate(kind, num_body, again=again)
-    of_adapter = auto_rate("adapter", num_body, again=session.state.base_moved)
-    beside = of_pretrained if pretrained else of_adapter if selected.names & adapter else auto_rate("head", num_body)
-    return {
-        name: of_adapter if name in adapter else beside if name in head else of_pretrained for name in selected.names
+    of_adapters = {
+        name: adapter_rate(attachment.settings.kind, num_body, again=session.state.base_moved)
+        for attachment in session.state.attachments
+        for name in selected.names & roles.members[f"adapter.{attachment.name}"]
     }
+    beside = of_pretrained if pretrained else min(of_adapters.values(), default=auto_rate("head", num_body))
+    return {name: of_adapters.get(name, beside if name in head else of_pretrained) for name in selected.names}
