@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 
-import numpy as np
-
 from alloytune.build.combining import build_combination
 from alloytune.build.plan import build_plan, build_updates
 from alloytune.build.session import Session
 from alloytune.caching import make_reader
 from alloytune.course import make_turns
-from alloytune.evaluate.predict import ROWS_PER_BATCH, predict
+from alloytune.evaluate.predict import ROWS_PER_PASS, predict, scoring_passes
 from alloytune.joint import make_training_loss, typical_updates
 from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import in_training_form, make_stage_optimizer, row_tables
@@ -305,8 +303,7 @@ def _activations(session: Session, summed_loss: Loss, updates: Updates) -> int:
 
 def _scoring(session: Session, examples: Sequence[Example]) -> int:
     """Count what scoring the longest rows at a time holds."""
-    lengths = count_tokens(examples)
-    longest = [examples[number] for number in np.argsort(-lengths, kind="stable")[:ROWS_PER_BATCH].tolist()]
+    longest = [examples[number] for number in next(scoring_passes(session.task, examples, session.machine))]
 
     def count(rows: Sequence[Example]) -> int:
         with CountMemory() as counter:
@@ -360,7 +357,7 @@ def _count(
 
 def _seconds_per_row(session: Session) -> float:
     examples = session.examples["validation"]
-    few = spread(examples, min(4 * MOST_TOKENS, 2 * ROWS_PER_BATCH * tokens_per_row(examples)))
+    few = spread(examples, min(4 * MOST_TOKENS, 2 * ROWS_PER_PASS * tokens_per_row(examples)))
     began = time.perf_counter()
     predict(session.state.model, session.task, few, session.tokenizer, session.machine)
     return (time.perf_counter() - began) / int(count_tokens(few).sum()) * tokens_per_row(examples)

@@ -1,6 +1,7 @@
 """Which examples make up which update."""
 
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, pairwise
 from statistics import median
 
 from hypothesis import given, settings
@@ -39,6 +40,20 @@ def test_micro_batches_make_up_the_update(sizes: list[int], batch: int, micro_ba
     whole = next(series(sizes, batch, batch, 0).after(0))
     assert [n for part in split for n in part] == whole[0]
     assert all(len(part) <= micro_batch for part in split)
+
+
+@given(lengths, st.integers(1, 20), st.integers(1, 7), st.integers(1, 90))
+def test_a_pass_is_cut_by_rows_and_by_tokens_and_never_sooner(
+    sizes: list[int], batch: int, micro_batch: int, tokens: int
+) -> None:
+    def fits(rows: list[int]) -> bool:
+        return len(rows) == 1 or (len(rows) <= micro_batch and len(rows) * max(sizes[n] for n in rows) <= tokens)
+
+    split = next(replace(series(sizes, batch, micro_batch, 0), pass_tokens=tokens).after(0))
+    whole = next(series(sizes, batch, batch, 0).after(0))
+    assert [n for part in split for n in part] == whole[0]
+    assert all(fits(part) for part in split)
+    assert not any(fits([*part, after[0]]) for part, after in pairwise(split))
 
 
 def test_neighbours_in_length_share_a_batch() -> None:

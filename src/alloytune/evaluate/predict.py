@@ -1,6 +1,7 @@
 """Answers of a model to a whole split, in the split's order."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from alloytune.errors import NotFiniteError
 from alloytune.machine import Machine
+from alloytune.tasks.abilities import Sparing
 from alloytune.tasks.task import Batch, Example, Scores, Task, scores_of
-from alloytune.tasks.tokenized import count_tokens
+from alloytune.tasks.tokenized import count_tokens, passes
 
-ROWS_PER_BATCH = 64
+ROWS_PER_PASS = 64
 
 
 @torch.inference_mode()
@@ -24,19 +26,28 @@ def predict(
     tokenizer: PreTrainedTokenizerBase,
     machine: Machine,
 ) -> list[Any]:
-    """Give the task's answers, one for each example; neighbours in length share a batch."""
+    """Give the task's answers, one for each example; neighbours in length share a pass."""
     was_training = model.training
     model.eval()
-    order = np.argsort(-count_tokens(examples), kind="stable").tolist()
     answers: dict[int, Any] = {}
-    for start in range(0, len(order), ROWS_PER_BATCH):
-        chosen = order[start : start + ROWS_PER_BATCH]
+    for chosen in scoring_passes(task, examples, machine):
         batch = task.collate([examples[n] for n in chosen], tokenizer)
         with machine.autocast():
             found = task.answers(model, batch.to(machine.device), tokenizer)
         answers.update(zip(chosen, found, strict=True))
     model.train(was_training)
     return [answers[n] for n in range(len(examples))]
+
+
+def scoring_passes(task: Task, examples: Sequence[Example], machine: Machine) -> Iterator[list[int]]:
+    """Cut the numbers of examples into passes, longest first.
+
+    They are as small as in training, but for tasks that write, whose passes cost by their number.
+    """
+    lengths = count_tokens(examples)
+    most_tokens = sys.maxsize if isinstance(task, Sparing) else machine.pass_tokens
+    for chosen in passes(np.argsort(-lengths, kind="stable"), lengths, ROWS_PER_PASS, most_tokens):
+        yield chosen.tolist()
 
 
 @torch.inference_mode()

@@ -166,6 +166,7 @@ ADAPTERS = """\
 |---|---|
 | `attach: {lora: {rank: 8, plus: 16}}` | LoRA+: the second factor moves 16 times as fast as the first |
 | `attach: {lora: {rank: 64, rslora: true}}` | rsLoRA; `dora` and `pissa` likewise, and together where wanted |
+| `attach: {adalora: {rank: 8, start: 12}}` | AdaLoRA: each layer begins at rank 12, and 8 on average are left |
 | `attach: {bottleneck: {on: attention \\| mlp}}` | bottleneck adapters where Houlsby et al. put them |
 | `attach: {bottleneck: {on: mlp}}` | where Pfeiffer et al. do |
 | `attach: {bottleneck: {on: mlp, placement: parallel}}` | beside the layer |

@@ -69,4 +69,5 @@ def passes(numbers: np.ndarray, lengths: np.ndarray, most_rows: int, most_tokens
         if num_rows > 1 and (num_rows > most_rows or num_rows * longest > most_tokens):
             yield numbers[start:place]
             start, longest = place, length
-    yield numbers[start:]
+    if len(numbers):
+        yield numbers[start:]

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from alloytune.machine import Machine
 from alloytune.models.frozen_prefix import FrozenPrefix, Hidden, Inputs
 from alloytune.tasks.task import Batch, Example
+from alloytune.tasks.tokenized import count_tokens, passes
 from alloytune.train.activations import Block, Shelf, cut_block, lay_out, look_up
 from alloytune.train.calls import Call, read_call
 from alloytune.train.loop import Loss
@@ -63,7 +65,7 @@ class PrefixReader:
         self.tokens_kept = 0  # tokens of the examples, as far as blocks have been computed
         self.seconds = 0.0  # that this took
         self._reading = reading
-        self._members = _blocks_of(examples) if shelf else []
+        self._members = _blocks_of(examples, reading.machine.pass_tokens) if shelf else []
         self._numbers: dict[str, list[int]] = defaultdict(list)  # of the blocks of a row
         for number, members in enumerate(self._members):
             for example in members:
@@ -212,10 +214,12 @@ def _fits(call: Call, hidden: Hidden) -> bool:
     )
 
 
-def _blocks_of(examples: Sequence[Example]) -> list[list[Example]]:
+def _blocks_of(examples: Sequence[Example], most_tokens: int) -> list[list[Example]]:
     """Cut examples into blocks, the longest first."""
-    order = sorted(examples, key=lambda example: -example.num_tokens)
-    return [order[start : start + ROWS_PER_BLOCK] for start in range(0, len(order), ROWS_PER_BLOCK)]
+    lengths = count_tokens(examples)
+    order = np.argsort(-lengths, kind="stable")
+    blocks = passes(order, lengths, ROWS_PER_BLOCK, most_tokens)
+    return [[examples[number] for number in block.tolist()] for block in blocks]
 
 
 def _precision(device: torch.device) -> bytes:

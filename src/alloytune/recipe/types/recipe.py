@@ -65,7 +65,10 @@ class RecipeHead(Part):
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="Examples per forward pass, to save memory; the result is the same. The whole batch where absent.",
+        description=(
+            "Examples per forward pass at most, to save memory; the result is the same. Passes are cut by their tokens "
+            "in any case."
+        ),
     )
     max_length: int | None = Field(
         None, ge=4, description="Tokens per example at most; the model's own limit where absent."
