@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import tempfile
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,12 +55,20 @@ def main() -> None:
     cells = [
         (output / f"{name}-{method}-{rate}.json", options.data / name, models[name], method, str(rate))
         for name in options.sets
+        for place in from_the_middle(options.rates)
         for method, rates in GRID.items()
-        for rate in ((AUTO,) if AUTO in options.rates else ()) + (rates if "grid" in options.rates else ())
+        for rate in [AUTO if place is None else rates[place]]
     ]
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         for done in [pool.submit(run_cell, *cell) for cell in cells if not cell[0].exists()]:
             print(done.result(), flush=True)
+
+
+def from_the_middle(kinds: Collection[str]) -> list[int | None]:
+    """Give the places in a grid from its middle outwards, `auto` (None) first: a run cut short has seen the peak."""
+    auto: list[int | None] = [None] if AUTO in kinds else []
+    num_rates = len(GRID["full"])
+    return auto + (sorted(range(num_rates), key=lambda n: abs(n - num_rates // 2)) if "grid" in kinds else [])
 
 
 def run_cell(file: Path, data: Path, model: str, method: str, rate: str) -> str:
