@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,9 +74,16 @@ def test_auto_rates(
     )
 
 
-def test_weights_that_have_moved_get_less(state: ModelState, bert: Path) -> None:
+@pytest.mark.parametrize(("earlier", "factor"), [({}, 0.3), ({"task": "language_modelling"}, 1.0)])
+def test_weights_that_have_moved_for_the_same_task_get_less(
+    state: ModelState, bert: Path, earlier: dict[str, Any], factor: float
+) -> None:
     state.touched |= resolve("layers", state.roles(), "train")
-    assert rates(session(state, bert, train="all"))["classifier.weight"] == pytest.approx(0.3 * 3e-4)
+    it = session(state, bert, train="all")
+    stages = [{"name": "earlier", "train": "all", **earlier}, {"name": "only", "train": "all"}]
+    it.recipe = recipe_from({"stages": stages})
+    found = {name: group.rate for group in build_moving(it, 1).groups for name in group.names}
+    assert found["classifier.weight"] == pytest.approx(factor * 3e-4)
 
 
 @pytest.mark.parametrize("decay_to", ["zero", "pretrained"])

@@ -39,8 +39,8 @@ def build_moving(session: Session, number: int, chooser: Chooser | None = None) 
             raise InputError(
                 f"{where}.rates", f"nothing of {text!r} moves in this stage", "drop it, or add it to train"
             )
-    usual = _auto_rates(session, roles, selected)
-    starts = usual if scale(stage) is None else _auto_rates(session, roles, selected, is_scaled=True)
+    usual = _auto_rates(session, number, roles, selected)
+    starts = usual if scale(stage) is None else _auto_rates(session, number, roles, selected, is_scaled=True)
     shares = layer_shares(stage.layer_decay, roles)
     if is_sure and stage.layer_decay != 1 and selected.names.isdisjoint(shares):
         raise InputError(f"{where}.layer_decay", "no layer moves in this stage", "drop it, or add layers to train")
@@ -99,8 +99,13 @@ def _factors(stage: Stage, roles: Roles, selected: Selected, chooser: Chooser | 
     return {name: value / largest for name, value in found.items()} if largest > 0 else {}
 
 
-def _auto_rates(session: Session, roles: Roles, selected: Selected, *, is_scaled: bool = False) -> dict[str, float]:
-    """Give the starting rate of every weight that moves; the head goes with the slowest beside it."""
+def _auto_rates(
+    session: Session, number: int, roles: Roles, selected: Selected, *, is_scaled: bool = False
+) -> dict[str, float]:
+    """Give the starting rate of every weight that moves; the head goes with the slowest beside it.
+
+    A stage goes on more slowly where an earlier one has moved the body for the same task: only its head is new then.
+    """
     adapter, head = (roles.members.get(role, frozenset()) for role in ("adapter", "head"))
     body = frozenset[str]().union(*roles.stacks.get("layers", ()))
     num_body = sum(prod(roles.shapes[name]) for name in body)
@@ -109,10 +114,12 @@ def _auto_rates(session: Session, roles: Roles, selected: Selected, *, is_scaled
     is_flat = all(len(roles.shapes[name]) == 1 for name in pretrained)
     of_part: Kind = "vectors" if is_flat else "full" if 2 * num_moved >= num_body else "partial"
     kind = "scaled" if is_scaled else of_part
-    again = bool(pretrained & session.state.touched) and not is_scaled
+    recipe, learning = session.recipe, session.recipe.learning_of(number)
+    goes_on = any(recipe.learning_of(n) == learning for n in range(number) if recipe.stages[n].train is not None)
+    again = goes_on and bool(pretrained & session.state.touched) and not is_scaled
     of_pretrained = auto_rate(kind, num_body, again=again)
     of_adapters = {
-        name: adapter_rate(attachment.settings.kind, num_body, again=session.state.base_moved)
+        name: adapter_rate(attachment.settings.kind, num_body, again=goes_on and session.state.base_moved)
         for attachment in session.state.attachments
         for name in selected.names & roles.members[f"adapter.{attachment.name}"]
     }
