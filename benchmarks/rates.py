@@ -88,12 +88,15 @@ def run_cell(file: Path, data: Path, model: str, method: str, rate: str) -> str:
             output=Path(scratch) / "run",
             overrides=(f"stages.0.rate={rate}",),
         )
+        (folder,) = (tuned.folder.path / "stages").glob("01-*")
+        sweeps = json.loads((folder / "rates.json").read_text(encoding="utf-8")) if rate == AUTO else {}
     (stage,) = tuned.results["stages"]
     cell = {
         "set": data.name,
         "method": method,
         "rate": rate,
         "rates": stage["rates"],
+        "sweeps": sweeps,
         "accuracy": tuned.scores["accuracy"],
         "rows": tuned.results["rows"],
         "machine": machine(),

@@ -1,10 +1,13 @@
 """`rate: auto`: the measured rates at the measured size, lower ones for larger models, the usual ones at theirs."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alloytune.rates import MEASURED_BODY, STARTS, Kind, auto_rate
+from alloytune.models.methods import AdaloraSettings, BottleneckSettings, LoraSettings, Method, VeraSettings
+from alloytune.rates import MEASURED_BODY, STARTS, Kind, adapter_rate, auto_rate
 
 kinds = st.sampled_from(list(STARTS))
 
@@ -19,6 +22,24 @@ def test_the_measured_model_gets_the_measured_rate(kind: Kind) -> None:
 def test_a_larger_model_never_gets_a_higher_rate(kind: Kind, one: int, other: int) -> None:
     small, large = sorted((one, other))
     assert auto_rate(kind, small) >= auto_rate(kind, large) >= STARTS[kind].least
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        (LoraSettings(8), 3e-3),
+        (LoraSettings(2), 3e-3),
+        (LoraSettings(32), 1.5e-3),
+        (LoraSettings(8, alpha=64), 1.5e-3),
+        (LoraSettings(64, rslora=True), 3e-3 / math.sqrt(64)),
+        (VeraSettings(8), 3e-2),
+        (AdaloraSettings(8, 12), 1e-2),
+        (BottleneckSettings(16, "relu", "sequential", 0.0), 3e-3),
+    ],
+    ids=str,
+)
+def test_an_adapter_that_reaches_further_begins_more_slowly(settings: Method, rate: float) -> None:
+    assert adapter_rate(settings.kind, MEASURED_BODY, settings.reach) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(

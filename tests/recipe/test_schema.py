@@ -67,7 +67,7 @@ def test_the_examples_of_joint_are_right() -> None:
 def test_the_examples_of_adapters_are_right() -> None:
     page = documents()["recipe-reference.md"]
     examples = [text.replace("\\|", "|") for text in re.findall(r"\| `(attach: .*?)` \|", page)]
-    assert len(examples) == 9
+    assert len(examples) == 10
     for text in examples:
         value, _ = load(text, "page")
         recipe_from({"stages": [{"name": "only", "train": "adapter", **value}]})

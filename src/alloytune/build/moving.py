@@ -119,7 +119,9 @@ def _auto_rates(
     again = goes_on and bool(pretrained & session.state.touched) and not is_scaled
     of_pretrained = auto_rate(kind, num_body, again=again)
     of_adapters = {
-        name: adapter_rate(attachment.settings.kind, num_body, again=goes_on and session.state.base_moved)
+        name: adapter_rate(
+            attachment.settings.kind, num_body, attachment.settings.reach, again=goes_on and session.state.base_moved
+        )
         for attachment in session.state.attachments
         for name in selected.names & roles.members[f"adapter.{attachment.name}"]
     }

@@ -39,7 +39,8 @@ class Method:
     """What holds for a kind unless it says otherwise. `fresh` tells an adapter that begins from one that is put back.
 
     `moves_base` tells that its start takes something out of the base weights. `plus` is how many times faster its
-    second factor moves than the first (LoRA+).
+    second factor moves than the first (LoRA+). `reach` is how far a step at some rate moves a layer, beside what the
+    kind's starting rate was measured with.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Method:
     mergeable: bool = True
     moves_base: bool = False
     plus: float | None = None
+    reach: float = 1.0
 
     def targets(self, model: nn.Module, roles: Roles, names: frozenset[str]) -> list[str]:
         """Give the layers among the selected weights that it can go on."""
@@ -81,6 +83,12 @@ class LoraSettings(Method):
     pissa: bool = False
     plus: float | None = None
     kind = "lora"
+
+    @property
+    def reach(self) -> float:  # type: ignore[override]
+        """Every direction adds to the step: the scale times the rank, beside rank 8 with alpha 16."""
+        alpha = 2 * self.rank if self.alpha is None else self.alpha
+        return alpha * (self.rank**0.5 if self.rslora else 1.0) / 16
 
     @property
     def moves_base(self) -> bool:  # type: ignore[override]
