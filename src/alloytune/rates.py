@@ -46,9 +46,9 @@ KINDS_OF_ADAPTERS: dict[str, Kind] = {"adalora": "adalora", "vera": "few", "ia3"
 def adapter_rate(kind: str, num_body: int, reach: float = 1.0, *, again: bool = False) -> float:
     """Give the starting rate of an adapter, by the recipe's word for its kind.
 
-    One that reaches further goes more slowly, by the root of that. LoRA, alpha twice the rank, on `trec` (1,000): rank 2
-    0.92 at 3e-3 and 0.91 at 6e-3, rank 8 0.93 at 3e-3, rank 32 0.84 at 3e-3, 0.94 at 1.5e-3 and 0.92 at 7.5e-4; rsLoRA of
-    rank 64 0.13 at 3e-3 and 0.89 at 4e-4.
+    One that reaches further goes more slowly, by the root of that. LoRA, alpha twice the rank, on `trec` (1,000): rank
+    2 0.92 at 3e-3 and 0.91 at 6e-3, rank 8 0.93 at 3e-3, rank 32 0.84 at 3e-3, 0.94 at 1.5e-3 and 0.92 at 7.5e-4;
+    rsLoRA of rank 64 0.13 at 3e-3 and 0.89 at 4e-4.
     """
     return auto_rate(KINDS_OF_ADAPTERS.get(kind, "adapter"), num_body, again=again) / math.sqrt(max(reach, 1.0))
 
