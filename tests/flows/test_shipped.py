@@ -127,6 +127,17 @@ def test_dora(ran: Callable[[str], Ran]) -> None:
     assert it.changed("adapter") == it.role("head")
 
 
+def test_adalora(ran: Callable[[str], Ran]) -> None:
+    it = ran("adalora")
+    values = {name: weight for name, weight in it.after("adapter").items() if ".lora_E." in name}
+    assert {weight.shape for weight in values.values()} == {(12, 1)}
+    assert len(values) == 12
+    ranks = {name: int((weight != 0).sum()) for name, weight in values.items()}
+    assert sum(ranks.values()) == 8 * 12  # what is left is spread as it matters
+    assert len(set(ranks.values())) > 1
+    assert it.changed("adapter") == it.role("head")
+
+
 def test_bitfit(ran: Callable[[str], Ran]) -> None:
     it = ran("bitfit")
     assert it.changed("biases") - it.role("head") == {
