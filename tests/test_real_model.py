@@ -27,7 +27,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def alloytune(folder: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "alloytune.cli.main", *words]
+    command = [sys.executable, "-m", "alloytune", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -55,7 +55,7 @@ def first_update(source: str, splits: Path) -> dict[str, Any]:
     """Start `alloytune train full` and give the seconds until the first line of its steps is written."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
-        command = [sys.executable, "-m", "alloytune.cli.main", "train", "full", "--model", source, "--output", str(run)]
+        command = [sys.executable, "-m", "alloytune", "train", "full", "--model", source, "--output", str(run)]
         command += ["--data", str(splits / "train.parquet"), "--set", "stages.full.rate=3e-4"]
         began = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ) as process:

@@ -165,7 +165,7 @@ def test_outputs_that_are_no_numbers_stop_the_run(bert: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_full_disk_stops_with_one_line_and_the_run_goes_on_later(bert: Path, tmp_path: Path) -> None:
     TABLE.write_csv(tmp_path / "table.csv")
-    words = f"{sys.executable} -m alloytune.cli.main"
+    words = f"{sys.executable} -m alloytune"
     train = f"{words} train full --model {bert} --data table.csv --output run --set stages.0.until.epochs=1"
     # 16 KiB hold the splits and the records, but not the weights
     full = subprocess.run(["bash", "-c", f"ulimit -f 16; {train}"], cwd=tmp_path, capture_output=True, text=True)

@@ -145,7 +145,7 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(tmp_path: Path, bert: Path) -> None
     recipe = write_recipe(tmp_path, bert, checkpoint="1 minutes")
     text = recipe.read_text().replace("until: {epochs: 3}", "until: {epochs: 300}", 1)
     recipe.write_text(text)
-    words = [sys.executable, "-m", "alloytune.cli.main", "train", str(recipe), "--output", "run"]
+    words = [sys.executable, "-m", "alloytune", "train", str(recipe), "--output", "run"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     steps = tmp_path / "run/stages/01-full/steps.jsonl"
     for _ in range(600):

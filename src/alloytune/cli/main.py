@@ -352,7 +352,3 @@ def _terminal() -> Iterator[Any]:
         yield terminal
     finally:
         terminal.close()
-
-
-if __name__ == "__main__":
-    main()
