@@ -26,6 +26,7 @@ WIDTH = 0.15  # powers of ten over which neighbours in the sweep are averaged
 BELOW = 0.3  # of the rate with the lowest loss; docs/rates.md
 EQUALS = 20  # updates of a sweep that counts as much as the starting rate; docs/rates.md
 BROKEN = 0.5  # of the most that the loss fell: once it has risen so far above the untrained model's, the sweep is over
+STEADY = -0.5  # rank correlation of the loss with the rate, up to the lowest, at which a sweep is believed
 SEARCH_SHARE = 0.1  # of a stage, for the sweep and the look at the loss beforehand, a third of it
 FEWEST, MOST = 8, 100  # updates of a sweep
 FEWEST_SEARCHED = math.ceil(FEWEST / (SEARCH_SHARE * 3 / 4))  # updates of a stage that is long enough for a sweep
@@ -36,7 +37,8 @@ class RangeTest:
     """A sweep. `multipliers` of the starting rates, rising, and the change of the loss that each led to.
 
     `chosen` is the multiplier to train with; None where nothing can be said: no rate lowered the loss, or it was lowest
-    after it had broken away, when a model that learns nothing any more meets rows that suit it.
+    after it had broken away, when a model that learns nothing any more meets rows that suit it, or by chance, after it
+    had gone up and down.
     """
 
     multipliers: tuple[float, ...]
@@ -47,14 +49,23 @@ class RangeTest:
         """Give BELOW times the multiplier with the lowest smoothed loss; the shorter the sweep, the nearer to 1."""
         if len(self.changes) < 2:
             return None
-        smooth = _smooth(np.log10(self.multipliers), np.array(self.changes))
+        changes = np.array(self.changes)
+        smooth = _smooth(np.log10(self.multipliers), changes)
         best = int(smooth.argmin())
         gain = -float(smooth[best])
         has_broken = bool((smooth[:best] > BROKEN * gain).any())
-        if gain <= 0 or has_broken:
+        if gain <= 0 or has_broken or not _falls(changes[: best + 1]):
             return None
         trust = len(smooth) / (len(smooth) + EQUALS)
         return float((BELOW * self.multipliers[best]) ** trust)
+
+
+def _falls(changes: np.ndarray) -> bool:
+    """Tell whether values go down for the most part: by Spearman's rank correlation with their order."""
+    if len(changes) < 2:
+        return True
+    ranks = changes.argsort().argsort()
+    return bool(np.corrcoef(np.arange(len(changes)), ranks)[0, 1] <= STEADY)
 
 
 def num_sweep_updates(num_updates: float) -> int:
