@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -33,6 +34,11 @@ class Updates:
     beside: Mapping[str, "Updates"] = field(default_factory=dict)
     pass_tokens: int = sys.maxsize
 
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Give the length of every example in tokens."""
+        return count_tokens(self.examples)
+
     @property
     def per_epoch(self) -> int:
         """Give the updates in one pass over the examples."""
@@ -53,7 +59,7 @@ class Updates:
 
     def micro_batches(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
         """Cut the example numbers of an update."""
-        return passes(chosen, count_tokens(self.examples), self.micro_batch, self.pass_tokens)
+        return passes(chosen, self.lengths, self.micro_batch, self.pass_tokens)
 
     def _example(self, number: int, epoch: int) -> Example:
         example = self.examples[number]
@@ -63,10 +69,9 @@ class Updates:
         """Give the example numbers of every update of an epoch; each example stands in exactly one."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.examples))
-        lengths = count_tokens(self.examples)
         size = self.batch * max(1, min(POOL, self.per_epoch // LEAST_POOLS))
         pools = [order[start : start + size] for start in range(0, len(order), size)]
-        by_length = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+        by_length = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
         chosen = [by_length[start : start + self.batch] for start in range(0, len(by_length), self.batch)]
         return [chosen[n] for n in random.permutation(len(chosen))]
 

@@ -55,9 +55,8 @@ def tokens_per_update(updates: Updates) -> float:
 
 def heaviest_rows(updates: Updates) -> list[Example]:
     """Give the rows of that pass through the model, in the first epoch, which has the most tokens, padding counted."""
-    lengths = count_tokens(updates.examples)
     found = [few for chosen in updates.epoch(0) for few in updates.micro_batches(chosen)]
-    heaviest = max(found, key=lambda chosen: len(chosen) * int(lengths[chosen].max()))
+    heaviest = max(found, key=lambda chosen: len(chosen) * int(updates.lengths[chosen].max()))
     return [updates.examples[number] for number in heaviest.tolist()]
 
 
