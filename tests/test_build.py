@@ -134,9 +134,11 @@ def test_layer_decay_goes_down_from_the_top(state: ModelState, bert: Path) -> No
     assert found[layer(1, "LayerNorm")] == 3e-4
 
 
-def test_layer_decay_leaves_adapters_at_the_full_rate(state: ModelState, bert: Path) -> None:
-    found = rates(session(state, bert, attached=True, train="all | adapter", rate=1e-2, layer_decay=0.5))
-    assert {rate for name, rate in found.items() if "lora" in name} == {1e-2}
+def test_layer_decay_holds_for_the_adapters_in_a_layer(state: ModelState, bert: Path) -> None:
+    found = rates(session(state, bert, attached=True, train="adapter | head", rate=1e-2, layer_decay=0.5))
+    of_adapters = {_layer(name): rate for name, rate in found.items() if "lora" in name}
+    assert of_adapters == {0: pytest.approx(2.5e-3), 1: pytest.approx(5e-3)}
+    assert found["classifier.weight"] == 1e-2
 
 
 def test_muon_gets_hidden_matrices_and_adamw_the_rest(state: ModelState, bert: Path) -> None:

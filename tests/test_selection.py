@@ -50,9 +50,9 @@ def test_joins_are_set_operations(roles: Roles) -> None:
         ("cross", ["'cross' matches nothing"]),
         ("adapter", ["'adapter' matches nothing"]),
         ('head | name("*.nowhere")', ['name("*.nowhere")', "matches nothing"]),
-        ("head & embeddings", ["parts cancel out"]),
-        ("all | head", ["adds nothing"]),
-        ("head - embeddings", ["takes nothing away"]),
+        ("head & embeddings", ["parts cancel out", "embeddings 2,000"]),
+        ("all | head", ["adds nothing", "embeddings 2,000"]),
+        ("head - embeddings", ["takes nothing away", "embeddings 2,000"]),
     ],
 )
 def test_what_holds_nothing_is_refused(roles: Roles, text: str, words: list[str]) -> None:

@@ -15,7 +15,7 @@ from alloytune.models.roles import Roles
 from alloytune.recipe.types.choosing import ByTurns, Unfreeze
 from alloytune.recipe.types.values import read_threshold
 from alloytune.selected import Selected
-from alloytune.selection import Chooser
+from alloytune.selection import Chooser, whole_layers
 from alloytune.train.moving import Moving
 from alloytune.train.optimizers import Optimizer
 from alloytune.train.ranks import Ranks
@@ -105,8 +105,8 @@ def _unfreezing(
 
 
 def _layers(roles: Roles, moving: Moving, where: str) -> Sequence[frozenset[str]]:
-    """Give what moves of the embeddings and of each layer, bottom first, without layers in which nothing does."""
-    heights = [roles.members.get("embeddings", frozenset()), *roles.stacks.get("layers", ())]
+    """Give what moves of the embeddings and of each layer, adapters too, bottom first, without what rests."""
+    heights = [roles.members.get("embeddings", frozenset()), *whole_layers(roles)]
     found = [names & moving.names for names in heights if names & moving.names]
     if len(found) < 2:
         raise InputError(where, f"{len(found)} layer moves in this stage", "remove it, or add layers to train")

@@ -39,7 +39,7 @@ class RoleTable(Protocol):
 
     @property
     def stacks(self) -> Mapping[str, tuple[frozenset[str], ...]]:
-        """`layers`, `encoder.layers`, `decoder.layers` to one set of names per layer, bottom first."""
+        """`layers`, `encoder.layers`, `decoder.layers`, `adapter.layers` to a set of names per layer, bottom first."""
 
 
 class Chooser(Protocol):
@@ -106,6 +106,13 @@ def sizes(roles: RoleTable) -> str:
     return ", ".join(counted + stacks)
 
 
+def whole_layers(roles: RoleTable) -> list[frozenset[str]]:
+    """Give the layers, bottom first, each with the adapters in it."""
+    layers = roles.stacks.get("layers", ())
+    adapters = roles.stacks.get("adapter.layers", (frozenset[str](),) * len(layers))
+    return [layer | inside for layer, inside in zip(layers, adapters, strict=True)]
+
+
 def _resolve(selection: Selection, text: str, roles: RoleTable, where: str, chooser: Chooser | None) -> Selected:
     match selection:
         case Joined(left, operator, right):
@@ -115,7 +122,7 @@ def _resolve(selection: Selection, text: str, roles: RoleTable, where: str, choo
             if (not second and operator in "|-") or (not first and operator == "|"):
                 return first or second  # one is the head of a model that has none of its own
             certain = not any(choices_in(selection))
-            return _join(first, operator, second, text, where, certain)
+            return _join(first, operator, second, text, roles, where, certain)
         case Choice():
             return _choose(selection, text, roles, where, chooser)
         case Role(path):
@@ -152,7 +159,7 @@ def _units(choice: Choice, of: frozenset[str], roles: RoleTable) -> list[frozens
     if choice.score in MATRIX_SCORES:
         of = frozenset(name for name in of if len(roles.shapes[name]) > 1)
     if choice.by == "layer":
-        return [layer & of for layer in roles.stacks.get("layers", ()) if layer & of]
+        return [layer & of for layer in whole_layers(roles) if layer & of]
     return [frozenset({name}) for name in roles.shapes if name in of]
 
 
@@ -185,14 +192,17 @@ def _layers(path: str, index: int | slice, roles: RoleTable) -> frozenset[str]:
     return layers[index] if -len(layers) <= index < len(layers) else frozenset()
 
 
-def _join(left: Selected, operator: str, right: Selected, text: str, where: str, certain: bool) -> Selected:
+def _join(
+    left: Selected, operator: str, right: Selected, text: str, roles: RoleTable, where: str, certain: bool
+) -> Selected:
     """Join two selections; what changes nothing is a mistake where that is `certain`, and not a matter of chance."""
     joined = {"|": left.__or__, "&": left.__and__, "-": left.__sub__}[operator](right)
+    there = f"there are: {sizes(roles)}"
     if not joined:
         remedy = "change or drop one of them" if certain else "choose within one of them: top(rgn, 25%, of=attention)"
-        raise InputError(where, f"{text!r} matches nothing: its parts cancel out", remedy)
+        raise InputError(where, f"{text!r} matches nothing: its parts cancel out", f"{remedy}; {there}")
     if certain and operator == "-" and not left & right:
-        raise InputError(where, f"a part after '-' in {text!r} takes nothing away", "drop it")
+        raise InputError(where, f"a part after '-' in {text!r} takes nothing away", f"drop it; {there}")
     if certain and operator == "|" and not (right - left and left - right):
-        raise InputError(where, f"a part of {text!r} adds nothing: the other holds it already", "drop it")
+        raise InputError(where, f"a part of {text!r} adds nothing: the other holds it already", f"drop it; {there}")
     return joined

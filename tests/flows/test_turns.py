@@ -17,6 +17,7 @@ from alloytune.errors import InputError, Interrupted
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import read_recipe
 from alloytune.record.folder import RunFolder, StageFolder
+from alloytune.selection import whole_layers
 from alloytune.train.loop import Step
 from alloytune.train.stage import Progress
 from alloytune.watch import Watcher
@@ -61,6 +62,8 @@ class Moves(Watcher):
 
     def on_model(self, session: Session) -> None:
         self.session = session
+
+    def on_stage(self, *_: object) -> None:
         self.start = self.before = self.now()
 
     def now(self) -> dict[str, Tensor]:
@@ -80,8 +83,9 @@ class Moves(Watcher):
 
     def parts(self) -> list[str]:
         """Say for every update what moved: `e` for embeddings, the numbers of layers, `h` for the head."""
-        members, layers = self.session.state.roles().members, self.session.state.roles().stacks["layers"]
-        names = {"e": members["embeddings"], **{str(n): layer for n, layer in enumerate(layers)}, "h": members["head"]}
+        roles = self.session.state.roles()
+        layers = {str(number): names for number, names in enumerate(whole_layers(roles))}
+        names = {"e": roles.members["embeddings"], **layers, "h": roles.members["head"]}
         return ["".join(part for part, held in names.items() if held & moved) for moved in self.moved()]
 
 
@@ -247,6 +251,26 @@ def test_gradual_unfreezing(tmp_path: Path, deep: Path, unfreeze: str, expected:
         name = layer(height)
         taken = [step for step in steps_taken(moves, name) if step]
         assert taken[0] == pytest.approx(0.5 ** (NUM_LAYERS - height), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ('train: {always: head, rotate: {choose: "cycle(by=layer, of=adapter)", every: 2 updates}}', "0 1 2 3 0"),
+        ("train: adapter | head, unfreeze: {every: 2 updates}", "3 23 123 0123 0123"),
+        ("train: layers | adapter | head, unfreeze: {every: 2 updates}", "3 23 123 0123 0123"),
+        ("train: adapter | head, freeze_when: {change: below 9, check: 20%}", "0123 3 3 3 3"),
+        ('train: "adapter.layers[-2:] | head"', "23 23 23 23 23"),
+    ],
+)
+def test_adapters_take_turns_join_and_freeze_with_their_layers(
+    tmp_path: Path, deep: Path, stage: str, expected: str
+) -> None:
+    stage = f"{{name: only, attach: {{lora: {{rank: 2}}}}, {stage}, until: {{updates: 10}}, {STEADY}}}"
+    moves, _ = watch(tmp_path, deep, stage)
+    assert moves.parts() == [f"{part}h" for part in expected.split() for _ in range(2)]
+    base = moves.session.state.roles().members["layers"]
+    assert any(base & moved for moved in moves.moved()) == ("layers |" in stage)
 
 
 def test_freezing_a_settled_prefix(tmp_path: Path, deep: Path) -> None:

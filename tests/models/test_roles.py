@@ -376,7 +376,12 @@ def test_weights_keep_their_names_and_roles_under_an_adapter(name: str) -> None:
 
     assert adapter == {name for name, _ in model.named_parameters() if "lora_" in name}
     assert {role: names for role, names in after.members.items() if "adapter" not in role} == before.members
+    in_layers = after.stacks.pop("adapter.layers")
     assert after.stacks == before.stacks
+    assert frozenset().union(*in_layers) == adapter
+    for number, names in enumerate(in_layers):  # each hangs on a weight of its layer
+        hosts = {canonical_name(name).partition(".lora_")[0] for name in names}
+        assert hosts <= modules_of(before.stacks["layers"][number])
     assert {name: shape for name, shape in after.shapes.items() if name not in adapter} == before.shapes
     assert {canonical_name(name) for name, _ in model.named_parameters()} == set(after.shapes)
 

@@ -321,6 +321,9 @@ RULES = {
     "a name that is no name": Wrong(
         stage("attach: {name: ▲in, lora: {}}"), "stages[0].attach.name", ("'in'", "selection", "another word")
     ),
+    "name of layers": Wrong(
+        stage("attach: {name: ▲layers, lora: {}}"), "stages[0].attach.name", ("'layers'", "selection", "another word")
+    ),
     "name with a dot": Wrong(stage("attach: {name: ▲a.b, lora: {}}"), "stages[0].attach.name", ("'a.b'", "a name of")),
     "typo in a list": Wrong(
         stage("attach: [{lora: {}}, {ia3: {▲rank: 2}}]"), "stages[0].attach[1].ia3.rank", ("unknown key 'rank'",)

@@ -6,7 +6,7 @@ No architecture is listed. What is read beside the tree: shapes, and the words t
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -21,6 +21,7 @@ from alloytune.models.tree import (
     canonical_name,
     find_layers,
     linear_features,
+    parents,
     read_weights,
 )
 
@@ -52,9 +53,9 @@ class Roles:
     ".query", ".key", ".value" and ".output", "mlp" with ".up", ".gate" and ".down", "norm", "bias", "head", "pooler",
     "adapter" with ".NAME"; in two-sided models "encoder", "decoder" and "cross" as well. Roles overlap; one without
     members is absent, but for the head of a language model. `stacks` holds "layers", one set of names per layer, bottom
-    first; in two-sided models "encoder.layers" and "decoder.layers", and "layers" is the one after the other. `shared`
-    says in words what the names do not: tied weights, fused projections, layers that share their weights, weights that
-    play no role.
+    first; in two-sided models "encoder.layers" and "decoder.layers", and "layers" is the one after the other. Where
+    layers have adapters, "adapter.layers" holds those of each. `shared` says in words what the names do not: tied
+    weights, fused projections, layers that share their weights, weights that play no role.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -78,6 +79,8 @@ def find_roles(model: nn.Module) -> Roles:
     }
     if "encoder.layers" in stacks:
         stacks["layers"] = stacks["encoder.layers"] + stacks["decoder.layers"]
+    of_adapters = _adapters_by_layer(adapters, stacks.get("layers", ()))
+    stacks |= {"adapter.layers": of_adapters} if any(of_adapters) else {}
 
     pairs = [(role, name) for name, adapter in adapters.items() for role in ("adapter", f"adapter.{adapter}")]
     for found in layers.values():
@@ -93,6 +96,20 @@ def find_roles(model: nn.Module) -> Roles:
     remarks = (*_tied(weights, inside), *_fused(weights, members), *_repeated(model, stacks), *_idle(members))
     shapes = {canonical_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return Roles(shapes=shapes, members=members, stacks=stacks, shared=remarks)
+
+
+def _adapters_by_layer(adapters: Iterable[str], layers: Sequence[frozenset[str]]) -> tuple[frozenset[str], ...]:
+    """Sort adapter parameters by the layer that the module they hang on is in; those outside of layers are in none."""
+    layer_at: dict[str, int | None] = {}  # None where a path leads to several
+    for number, names in enumerate(layers):
+        for path in {path for name in names for path in parents(name)}:
+            layer_at[path] = None if path in layer_at else number
+    found: list[set[str]] = [set() for _ in layers]
+    for name in adapters:
+        number = next((layer_at[path] for path in reversed([*parents(name)]) if path in layer_at), None)
+        if number is not None:
+            found[number].add(name)
+    return tuple(map(frozenset, found))
 
 
 # Roles inside a layer.

@@ -102,7 +102,7 @@ def _adapter_of(name: str, tuners: set[str]) -> str | None:
 
     PEFT's hang on a tuner, not on the layer that it wraps, and lie there by adapter: `...query.lora_A.NAME.weight`.
     """
-    for parent in _parents(name):
+    for parent in parents(name):
         if parent in tuners:
             part, _, rest = name[len(parent) + 1 :].partition(".")
             if part not in ("base_layer", "model"):
@@ -110,7 +110,7 @@ def _adapter_of(name: str, tuners: set[str]) -> str | None:
     return name.split(".")[1] if name.startswith("prompt_encoder.") else None
 
 
-def _parents(name: str) -> Iterator[str]:
+def parents(name: str) -> Iterator[str]:
     """Yield the paths above a name: a.b.c gives a, a.b."""
     parts = name.split(".")
     for length in range(1, len(parts)):
@@ -186,7 +186,7 @@ def _fill(rows: list[tuple[str, ...]], weights: list[Weight], modules: dict[str,
     layers: list[Layer] = [[] for _ in rows]
     for weight in weights:
         for name in weight.names:
-            for path in _parents(name):
+            for path in parents(name):
                 if path in number_of:
                     layers[number_of[path]].append(Placed(weight, _words(name, path, modules)))
     return layers
@@ -194,7 +194,7 @@ def _fill(rows: list[tuple[str, ...]], weights: list[Weight], modules: dict[str,
 
 def _words(name: str, block: str, modules: dict[str, nn.Module]) -> str:
     """Return the words from a block's list down to a weight, without the class of the block itself."""
-    classes = [type(modules[path]).__name__ for path in _parents(name) if path.startswith(f"{block}.")]
+    classes = [type(modules[path]).__name__ for path in parents(name) if path.startswith(f"{block}.")]
     return " ".join([block.split(".")[-2], name[len(block) + 1 :], *classes]).lower()
 
 

@@ -139,7 +139,7 @@ def _check_entries(stage: Stage, index: int) -> Iterator[Mistake]:
         if attach.called in names:
             message = f"two adapters are called {attach.called!r}; give one of them another `name`"
             yield Mistake(path, message)
-        if keyword.iskeyword(attach.called):
+        if keyword.iskeyword(attach.called) or attach.called == "layers":
             message = f"{attach.called!r} cannot be named in a selection; choose another word"
             yield Mistake((*path, "name"), message)
         names.append(attach.called)
@@ -260,7 +260,7 @@ class _Stage:
     def _check_role(self, role: str, after: set[Standing], path: KeyPath) -> Iterator[Mistake]:
         """An adapter that is named must be there in every course."""
         at_key = path[-2] == "rates"
-        name = role.partition(".")[2]
+        name = role.partition(".")[2].removeprefix("layers")
         fitting = [{place for place in standing if name in ("", _name(self.stages, place))} for standing in after]
         places = sorted(set[tuple[int, int]]().union(*fitting))
         if not places:

@@ -56,6 +56,7 @@ A selection says which weights are meant, in roles that are the same for every a
 | {parts} | a part of a role |
 | {sides} before a role, such as `encoder.layers[-2:]` | one side of a model that has two |
 | `layers[0]`, `layers[-2:]`, `layers[:6:2]` | some layers, counted from the input as in Python |
+| `adapter.layers[-2:]` | the adapters in some layers, which `layers[-2:]` leaves out |
 | `name("*.pooler.*")` | parameters whose name matches a shell pattern |
 | `top(rgn, 25%)`, `bottom(rgn, 25%)` | what scores highest or lowest ([choices](#choices)) |
 | `random(50%, by=layer)`, `random(2, by=layer)` | what chance draws, by the run's seed |
@@ -71,8 +72,8 @@ SCORING = """\
 ## Choices
 
 `top(SCORE, AMOUNT)`, `bottom(SCORE, AMOUNT)`, `random(AMOUNT)`, `cycle()` and `lowest_layers(AMOUNT)` choose a part of
-what `of` holds: `top(rgn, 25%, of=attention)`. Without `of` they choose among `layers`. Note that
-`top(rgn, 25%) & attention` is something else: the attention weights among the top quarter of all layers.
+what `of` holds: `top(rgn, 25%, of=attention)`. Without `of` they choose among `layers`; of adapters with `of=adapter`.
+Note that `top(rgn, 25%) & attention` is something else: the attention weights among the top quarter of all layers.
 
 | write | for |
 |---|---|

@@ -108,8 +108,8 @@ class ByTurns(Part):
 class Unfreeze(Part):
     """Gradual unfreezing (Howard and Ruder 2018).
 
-    A stage begins with the head, adapters and the first layer, and one more layer of what `train` selects joins every
-    epoch. Layers count from the input to the top; below them are the embeddings.
+    A stage begins with the head and the first layer, and one more layer of what `train` selects joins every epoch, with
+    the adapters in it. Layers count from the input to the top; below them are the embeddings.
     """
 
     from_: Literal["top", "bottom"] = Field(
@@ -125,7 +125,8 @@ class FreezeWhen(Part):
     change: Threshold = Field(
         description=(
             "What a layer's change from one check to the next must stay under, as a part of its norm. The embeddings "
-            "count as the lowest layer, and a layer freezes when all below it have; the top one never does."
+            "count as the lowest layer, and a layer freezes when all below it have, adapters too; the top one never "
+            "does."
         )
     )
     check: Share = Field(0.1, description="Share of the stage from one check to the next.")

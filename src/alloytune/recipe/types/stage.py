@@ -73,8 +73,8 @@ class Stage(Part):
         gt=0,
         le=1,
         description=(
-            "Multiplies `rate` once in the top layer, twice in the one below, and so on down to the embeddings; head, "
-            "adapter and what has a rate in `rates` keep theirs (Clark et al. 2020, Bao et al. 2022)."
+            "Multiplies `rate` once in the top layer, twice in the one below, and so on down to the embeddings, of "
+            "adapters too; the head and what has a rate in `rates` keep theirs (Clark et al. 2020, Bao et al. 2022)."
         ),
     )
     schedule: Literal["constant", "linear", "cosine", "slanted", "stable-then-decay"] | None = Field(
