@@ -1,4 +1,4 @@
-"""What a stage does to adapters before it trains: merge, drop and attach."""
+"""What a stage does to the model before it trains: merge, drop, draw anew, attach."""
 
 from alloytune.build.attaching import attached_at, build_attachments, leaving
 from alloytune.build.session import Session
@@ -6,8 +6,9 @@ from alloytune.errors import InputError, VerificationError
 from alloytune.evaluate.predict import raw_outputs
 from alloytune.models.heads import MAIN
 from alloytune.models.verify import TOLERANCE, difference
-from alloytune.selection import REHEARSAL, Chooser
+from alloytune.selection import REHEARSAL, Chooser, resolve
 
+_REINITIALISING = 2**31 + 4  # the place of drawing weights anew among a stage's seeds, which are numbered by attempt
 NUM_COMPARED = 32  # rows whose outputs are compared before and after a merge
 
 
@@ -28,6 +29,17 @@ def enter_stage(session: Session, number: int) -> None:
     """Carry out a stage's `merge` and `drop`, and go over to what it learns."""
     remove_adapters(session, number)
     _turn(session, number)
+
+
+def reinit_weights(session: Session, number: int) -> None:
+    """Carry out a stage's `reinit`."""
+    session.state.reinit(reinit_names(session, number), session.seed(number, _REINITIALISING))
+
+
+def reinit_names(session: Session, number: int) -> frozenset[str]:
+    """Give the weights that a stage's `reinit` draws anew, once the stage is entered."""
+    text, state = session.recipe.stages[number].reinit, session.state
+    return resolve(text, state.roles(), f"stages[{number}].reinit") - state.adapter_names if text else frozenset()
 
 
 def _turn(session: Session, number: int) -> None:

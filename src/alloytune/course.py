@@ -15,7 +15,7 @@ from alloytune.models.roles import Roles
 from alloytune.recipe.types.choosing import ByTurns, Unfreeze
 from alloytune.recipe.types.values import read_threshold
 from alloytune.selected import Selected
-from alloytune.selection import Chooser, whole_layers
+from alloytune.selection import Chooser
 from alloytune.train.moving import Moving
 from alloytune.train.optimizers import Optimizer
 from alloytune.train.ranks import Ranks
@@ -106,7 +106,7 @@ def _unfreezing(
 
 def _layers(roles: Roles, moving: Moving, where: str) -> Sequence[frozenset[str]]:
     """Give what moves of the embeddings and of each layer, adapters too, bottom first, without what rests."""
-    heights = [roles.members.get("embeddings", frozenset()), *whole_layers(roles)]
+    heights = [roles.members.get("embeddings", frozenset()), *roles.whole_layers]
     found = [names & moving.names for names in heights if names & moving.names]
     if len(found) < 2:
         raise InputError(where, f"{len(found)} layer moves in this stage", "remove it, or add layers to train")

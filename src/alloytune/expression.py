@@ -126,26 +126,25 @@ def parse(text: str) -> Selection:
     return _read(tree.body, text)
 
 
+def parts_in(selection: Selection) -> Iterator[Selection]:
+    """Give an expression and all that it is made of, left to right."""
+    yield selection
+    match selection:
+        case Joined(left, _, right):
+            yield from parts_in(left)
+            yield from parts_in(right)
+        case Choice(of=of):
+            yield from parts_in(of)
+
+
 def roles_in(selection: Selection) -> Iterator[str]:
     """Give every role that an expression names, such as `head` or `adapter.low`, left to right."""
-    match selection:
-        case Role(path) | Layers(path):
-            yield path
-        case Joined(left, _, right):
-            yield from roles_in(left)
-            yield from roles_in(right)
-        case Choice(of=of):
-            yield from roles_in(of)
+    return (part.path for part in parts_in(selection) if isinstance(part, Role | Layers))
 
 
 def choices_in(selection: Selection) -> Iterator[Choice]:
     """Give every choice that an expression makes, left to right."""
-    match selection:
-        case Choice():
-            yield selection
-        case Joined(left, _, right):
-            yield from choices_in(left)
-            yield from choices_in(right)
+    return (part for part in parts_in(selection) if isinstance(part, Choice))
 
 
 def leaves_rest(selection: Selection) -> bool:

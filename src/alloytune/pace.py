@@ -13,7 +13,6 @@ from alloytune.models.weights import Weights, copy_weights, named_weights
 from alloytune.recipe.types.choosing import ByTurns, Mixout
 from alloytune.recipe.types.optimizer import Clip, read_optimizer
 from alloytune.recipe.types.stage import Stage
-from alloytune.selection import whole_layers
 from alloytune.tasks.abilities import Undivided
 from alloytune.train.clip import Clip as ClipGradients
 from alloytune.train.clip import make_clip
@@ -34,7 +33,7 @@ def layer_shares(decay: float, roles: Roles) -> dict[str, float]:
 
     As in BEiT (Bao et al. 2022): of L layers, the top one is at decay^1, the embeddings are at decay^(L+1).
     """
-    heights = [roles.members.get("embeddings", frozenset()), *whole_layers(roles)]
+    heights = [roles.members.get("embeddings", frozenset()), *roles.whole_layers]
     return {name: decay ** (len(heights) - height) for height, names in enumerate(heights) for name in names}
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import torch
 
 from alloytune.anchoring import anchor
-from alloytune.attaching import arrange_adapters
+from alloytune.attaching import arrange_adapters, reinit_names
 from alloytune.build.attaching import attached_at, build_attachments
 from alloytune.build.combining import build_combined
 from alloytune.build.data import build_data_settings, prepare_others
@@ -130,6 +130,7 @@ def rehearse(session: Session) -> None:
                 attachment = build_attachments(session, stage, REHEARSAL)[place]
                 state.attach(attachment, attached_at(session.recipe.stages[stage], stage, place), fresh=False)
             arrange_adapters(session, number, REHEARSAL)
+            reinit_names(session, number)
             moving = build_moving(session, number, REHEARSAL)
             course = make_course(session, number, moving, REHEARSAL)
             check_joint(session, number, course, fixed_updates(session, number))

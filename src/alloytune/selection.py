@@ -41,6 +41,10 @@ class RoleTable(Protocol):
     def stacks(self) -> Mapping[str, tuple[frozenset[str], ...]]:
         """`layers`, `encoder.layers`, `decoder.layers`, `adapter.layers` to a set of names per layer, bottom first."""
 
+    @property
+    def whole_layers(self) -> Sequence[frozenset[str]]:
+        """The layers, bottom first, each with the adapters in it."""
+
 
 class Chooser(Protocol):
     """Who makes the choices; `alloytune.measures.Measures` is one."""
@@ -106,13 +110,6 @@ def sizes(roles: RoleTable) -> str:
     return ", ".join(counted + stacks)
 
 
-def whole_layers(roles: RoleTable) -> list[frozenset[str]]:
-    """Give the layers, bottom first, each with the adapters in it."""
-    layers = roles.stacks.get("layers", ())
-    adapters = roles.stacks.get("adapter.layers", (frozenset[str](),) * len(layers))
-    return [layer | inside for layer, inside in zip(layers, adapters, strict=True)]
-
-
 def _resolve(selection: Selection, text: str, roles: RoleTable, where: str, chooser: Chooser | None) -> Selected:
     match selection:
         case Joined(left, operator, right):
@@ -159,7 +156,7 @@ def _units(choice: Choice, of: frozenset[str], roles: RoleTable) -> list[frozens
     if choice.score in MATRIX_SCORES:
         of = frozenset(name for name in of if len(roles.shapes[name]) > 1)
     if choice.by == "layer":
-        return [layer & of for layer in whole_layers(roles) if layer & of]
+        return [layer & of for layer in roles.whole_layers if layer & of]
     return [frozenset({name}) for name in roles.shapes if name in of]
 
 

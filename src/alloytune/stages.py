@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from alloytune.anchoring import anchor
-from alloytune.attaching import attach_adapters, enter_stage, weights_at_stake
+from alloytune.attaching import attach_adapters, enter_stage, reinit_names, reinit_weights, weights_at_stake
 from alloytune.build.moving import build_moving
 from alloytune.build.plan import build_plan, build_updates, retries
 from alloytune.build.session import Session
@@ -96,6 +96,7 @@ class StageOfRun:
         anchor(self.session, ["train"])
         if self.before is None:  # the stage before learned something else
             self.before = validate(self.session)
+        by_reinit = state.snapshot(reinit_names(self.session, self.number) if may_lose else frozenset())
         old = frozenset(named_weights(state.model))
         moving, course = free_stage(self.session, self.number, self.folder)
         if self.stage.combine is not None:
@@ -103,7 +104,7 @@ class StageOfRun:
             self.combined = names_combined(self.session, self.number, measures)
         changed = moving.names | self.combined
         by_training = state.snapshot(changed & old if may_lose else frozenset())
-        snapshot = replace(by_adapters, weights={**by_training.weights, **by_adapters.weights})
+        snapshot = replace(by_adapters, weights={**by_training.weights, **by_reinit.weights, **by_adapters.weights})
         self.reader, self.not_kept = make_reader(self.session, self.number, moving)
         if any(group.start is not None for group in moving.groups):
             moving = self._find_rates(moving, course)
@@ -187,7 +188,7 @@ class StageOfRun:
         """Give what the last kept stage's optimizer remembers of weights that move in this one as well.
 
         It is read from that stage's checkpoint, in a run left alone as in a resumed one. Nothing comes from a stage
-        with another optimizer, which stands before one that was not kept, and nothing for an adapter attached since.
+        with another optimizer, which stands before one that was not kept, and nothing for weights that are new since.
         """
         kept = kept_stages(self.run_folder, self.session)
         recipe = self.session.recipe
@@ -196,6 +197,7 @@ class StageOfRun:
         if checkpoint is None or checkpoint.state["optimizer"] != asdict(moving.optimizer):
             return {}
         names = moving.names - (self.session.state.adapter_names if self.stage.attach else frozenset())
+        names -= reinit_names(self.session, self.number)
         memory = checkpoint.tensors.get("optimizer", {})  # a stage that only combined has none
         return {key: value for key, value in memory.items() if key.split("|")[0] in names}
 
@@ -315,16 +317,17 @@ class _StageRecord:
 
 
 def begin_stage(session: Session, number: int, folder: StageFolder | None = None) -> tuple[Moving, Course]:
-    """Merge, drop, measure, attach and free what a stage may move; give it, and what of it moves when."""
+    """Do all that a stage does before it trains; give what may move in it, and what of that moves when."""
     enter_stage(session, number)
     return free_stage(session, number, folder)
 
 
 def free_stage(session: Session, number: int, folder: StageFolder | None = None) -> tuple[Moving, Course]:
-    """Measure, attach and free what a stage that is entered may move; give it, and what of it moves when.
+    """Draw anew, measure, attach and free what a stage that is entered may move; give it, and what moves when.
 
     What was measured is kept in `folder`.
     """
+    reinit_weights(session, number)
     measures = measures_of(session, number, folder)
     displaced = attach_adapters(session, number, measures)
     moving = build_moving(session, number, measures)

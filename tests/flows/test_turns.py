@@ -17,7 +17,6 @@ from alloytune.errors import InputError, Interrupted
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import read_recipe
 from alloytune.record.folder import RunFolder, StageFolder
-from alloytune.selection import whole_layers
 from alloytune.train.loop import Step
 from alloytune.train.stage import Progress
 from alloytune.watch import Watcher
@@ -84,7 +83,7 @@ class Moves(Watcher):
     def parts(self) -> list[str]:
         """Say for every update what moved: `e` for embeddings, the numbers of layers, `h` for the head."""
         roles = self.session.state.roles()
-        layers = {str(number): names for number, names in enumerate(whole_layers(roles))}
+        layers = {str(number): names for number, names in enumerate(roles.whole_layers)}
         names = {"e": roles.members["embeddings"], **layers, "h": roles.members["head"]}
         return ["".join(part for part, held in names.items() if held & moved) for moved in self.moved()]
 

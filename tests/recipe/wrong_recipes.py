@@ -14,7 +14,8 @@ class Wrong(NamedTuple):
 
 def stage(line: str, rest: str = "") -> str:
     """A recipe with one sound stage and one more line in it."""
-    return f"stages:\n  - name: full\n    train: all\n    rate: 1e-4\n    {line}\n{rest}"
+    train = "all | adapter" if "attach: " in line else "all"
+    return f"stages:\n  - name: full\n    train: {train}\n    rate: 1e-4\n    {line}\n{rest}"
 
 
 def top(line: str) -> str:
@@ -278,19 +279,19 @@ RULES = {
         after_lora("    merge: true\n    train: ▲adapter"), "stages[1].train", ("none is attached",)
     ),
     "second adapter": Wrong(
-        after_lora("    train: all\n    ▲attach: {lora: {}}"),
+        after_lora("    train: all | adapter\n    ▲attach: {lora: {}}"),
         "stages[1].attach",
         ("'lora' is still attached", "`merge: true`"),
     ),
     "second bottleneck": Wrong(
-        after_lora("    train: all\n    ▲attach: {lora: {}}").replace("{lora: {}}", "{bottleneck: {}}"),
+        after_lora("    train: all | adapter\n    ▲attach: {lora: {}}").replace("{lora: {}}", "{bottleneck: {}}"),
         "stages[1].attach",
         ("still attached; give this one another `name`",),
     ),
     "second adapter after a merge that may not happen": Wrong(
         after_lora(
             "    train: all\n    merge: true\n    accept: {gain: 0}\n"
-            "  - name: last\n    train: all\n    rate: 1e-4\n    ▲attach: {lora: {}}"
+            "  - name: last\n    train: all | adapter\n    rate: 1e-4\n    ▲attach: {lora: {}}"
         ),
         "stages[2].attach",
         ("may still be attached", "`merge: true`"),
@@ -298,7 +299,7 @@ RULES = {
     "another beside one whose merge may not happen": Wrong(
         after_lora(
             "    train: all\n    merge: true\n    accept: {gain: 0}\n"
-            "  - name: last\n    train: all\n    rate: 1e-4\n    ▲attach: {name: new, lora: {}}"
+            "  - name: last\n    train: all | adapter\n    rate: 1e-4\n    ▲attach: {name: new, lora: {}}"
         ),
         "stages[2].attach",
         ("'lora'", "may still be attached", "`stack: true`"),
@@ -320,6 +321,25 @@ RULES = {
     ),
     "a name that is no name": Wrong(
         stage("attach: {name: ▲in, lora: {}}"), "stages[0].attach.name", ("'in'", "selection", "another word")
+    ),
+    "adapter that never moves": Wrong(
+        "stages: [{name: only, train: all, ▲attach: {lora: {}}}]",
+        "stages[0].attach",
+        ("no stage trains the adapter 'lora'", "| adapter"),
+    ),
+    "one of two adapters that never moves": Wrong(
+        "stages:\n"
+        "  - {name: first, attach: [{lora: {}}, ▲{ia3: {}, name: scales}], train: adapter.lora | head}\n"
+        "  - {name: next, train: adapter.lora}\n"
+        "  - {name: last, drop: scales, attach: {lora: {}, name: more}, train: adapter.more}\n",
+        "stages[0].attach[1]",
+        ("'scales'",),
+    ),
+    "adapter drawn anew": Wrong(
+        stage('reinit: ▲"layers[-1] | adapter"'), "stages[0].reinit", ("names an adapter", "`drop` and `attach`")
+    ),
+    "choice of what is drawn anew": Wrong(
+        stage("reinit: ▲random(2, by=layer)"), "stages[0].reinit", ("is a choice", "name layers")
     ),
     "name of layers": Wrong(
         stage("attach: {name: ▲layers, lora: {}}"), "stages[0].attach.name", ("'layers'", "selection", "another word")
@@ -477,8 +497,9 @@ PACE = {
 
 def wise(combine: str, first: str = "", more: str = "") -> str:
     """A recipe whose second stage combines."""
+    train = "all | adapter" if "attach" in first else "all"
     return (
-        f"stages:\n  - {{name: full, train: all, rate: 1e-4{first}}}\n"
+        f"stages:\n  - {{name: full, train: {train}, rate: 1e-4{first}}}\n"
         f"  - name: wise\n    combine: {combine}\n{more}  - {{name: last, train: head}}\n"
     )
 
@@ -779,11 +800,9 @@ TURNS = {
 
 
 def joint(line: str, rest: str = "", train: str = "all | adapter") -> str:
-    """A recipe of one stage with an adapter and a joint objective."""
-    return (
-        f"stages:\n  - name: only\n    attach: {{lora: {{}}}}\n    train: {train}\n    rate: 1e-4\n"
-        f"    joint: {line}\n{rest}"
-    )
+    """A recipe of one stage with a joint objective, and with an adapter where one moves."""
+    attach = "    attach: {lora: {}}\n" if "adapter" in train else ""
+    return f"stages:\n  - name: only\n{attach}    train: {train}\n    rate: 1e-4\n    joint: {line}\n{rest}"
 
 
 JOINT = {
@@ -988,7 +1007,8 @@ JOINT = {
 
 def own(line: str, last: str = "  - {name: labels, train: all, rate: 1e-4}\n") -> str:
     """A recipe whose first stage learns something of its own, and one more line in it."""
-    return f"stages:\n  - name: texts\n    train: all\n    rate: 1e-4\n    {line}\n{last}"
+    train = "all | adapter" if "attach" in line else "all"
+    return f"stages:\n  - name: texts\n    train: {train}\n    rate: 1e-4\n    {line}\n{last}"
 
 
 TASKS_OF_STAGES = {

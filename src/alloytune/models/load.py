@@ -1,6 +1,7 @@
 """Loading a pretrained model and its tokenizer, safely: safetensors only, no code from the model's folder."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
 from alloytune.errors import InputError
 from alloytune.models.architecture import Architecture, add_tokens, embed_tokens
 from alloytune.models.roles import Roles, find_roles
+from alloytune.models.weights import Weights, named_weights
 
 AS_IT_IS = Architecture()
 _NO_LIMIT = 100_000  # tokenizers without a limit of their own carry 1e30
@@ -94,6 +96,13 @@ def load_model(
     if _names_other_labels(own, model.config):
         fresh |= _redraw_outputs(model, roles, seed)
     return model, fresh
+
+
+def drawn_weights(model: PreTrainedModel, seed: int) -> Weights:
+    """Draw all weights of a model without adapters as its class does where none are pretrained, by canonical names."""
+    torch.manual_seed(seed)
+    drawn = type(model)._from_config(deepcopy(model.config), dtype=torch.float32)
+    return {name: weight.detach() for name, weight in named_weights(drawn).items()}
 
 
 @torch.no_grad()

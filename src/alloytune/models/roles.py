@@ -63,6 +63,13 @@ class Roles:
     stacks: dict[str, tuple[frozenset[str], ...]]
     shared: tuple[str, ...]
 
+    @property
+    def whole_layers(self) -> list[frozenset[str]]:
+        """Give the layers, bottom first, each with the adapters in it."""
+        layers = self.stacks.get("layers", ())
+        adapters = self.stacks.get("adapter.layers", (frozenset[str](),) * len(layers))
+        return [layer | inside for layer, inside in zip(layers, adapters, strict=True)]
+
 
 _Pair = tuple[str, str]  # role, parameter name
 
@@ -106,9 +113,9 @@ def _adapters_by_layer(adapters: Iterable[str], layers: Sequence[frozenset[str]]
             layer_at[path] = None if path in layer_at else number
     found: list[set[str]] = [set() for _ in layers]
     for name in adapters:
-        number = next((layer_at[path] for path in reversed([*parents(name)]) if path in layer_at), None)
-        if number is not None:
-            found[number].add(name)
+        place = next((layer_at[path] for path in reversed([*parents(name)]) if path in layer_at), None)
+        if place is not None:
+            found[place].add(name)
     return tuple(map(frozenset, found))
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from alloytune.models import adapters
 from alloytune.models.adapters import Attached, Attachment
 from alloytune.models.heads import Heads
+from alloytune.models.load import drawn_weights
 from alloytune.models.roles import Roles, find_roles
 from alloytune.models.tree import canonical_name
 from alloytune.models.weights import Weights, put_weights
@@ -141,6 +142,13 @@ class ModelState:
         leaving = self._chosen(names)
         self._forget(leaving)
         self.touched |= adapters.merge(self.model, leaving)
+
+    def reinit(self, names: frozenset[str], seed: int) -> None:
+        """Draw weights of the base or the head anew, as if they had never been trained."""
+        if names:
+            drawn = drawn_weights(self.model, seed)
+            self.put({name: drawn[name] for name in names})
+            self.touched |= names
 
     def take_off(self, names: Iterable[str] | None = None) -> None:
         """Remove adapters: those of these names, or all."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from alloytune.expression import parse, roles_in
+from alloytune.expression import Named, parse, parts_in, roles_in
 from alloytune.recipe.places import KeyPath, Mistake
 from alloytune.recipe.types.adapter import KINDS, Attach
 from alloytune.recipe.types.ending import Otherwise
@@ -38,6 +38,31 @@ def check_adapters(stages: list[Stage]) -> Iterator[Mistake]:
         for mistake in mistakes:
             yield Mistake(mistake.path, mistake.message, mistake.at_key, about=(*about, *own))
         planned = _standing_after(stages, index, planned)
+    yield from _check_idle(stages)
+
+
+def _check_idle(stages: list[Stage]) -> Iterator[Mistake]:
+    """An adapter moves in some stage while it stands, or it changes nothing; one of a folder is trained already."""
+    standing: Standing = frozenset()
+    moving: set[tuple[int, int]] = set()
+    for index, stage in enumerate(stages):
+        standing = _standing_after(stages, index, standing)
+        moving |= {place for place in standing if _may_move(stage, _name(stages, place))}
+    for index, stage in enumerate(stages):
+        for number, attach in enumerate(stage.attaches):
+            if (index, number) not in moving and len(attach.kinds) == 1 and attach.folder is None:
+                message = f"no stage trains the adapter {attach.called!r}, which so changes nothing"
+                remedy = "add `| adapter` to `train`, or remove it"
+                about = (("stages", index, "train"),)
+                yield Mistake(_entry_path(stage, index, number), f"{message}; {remedy}", at_key=True, about=about)
+
+
+def _may_move(stage: Stage, name: str) -> bool:
+    """Tell whether a stage may train an adapter of this name, if it is attached."""
+    parts = [part for text in stage.trains.values() for part in parts_in(parse(text))]
+    named = {role for text in stage.trains.values() for role in _adapters_in(text)}
+    by_role = not named.isdisjoint({"adapter", "adapter.layers", f"adapter.{name}"})
+    return by_role or any(isinstance(part, Named) for part in parts)
 
 
 def standings_before(stages: Sequence[Stage]) -> list[set[Standing]]:
@@ -186,6 +211,9 @@ class _Stage:
                 "an adapter cannot be merged and dropped at once; name one adapter for each, or remove one of them"
             )
             yield Mistake(("stages", self.index, "drop"), message)
+        if self.stage.reinit and _adapters_in(self.stage.reinit):
+            message = f"{self.stage.reinit!r} names an adapter, which begins anew by `drop` and `attach`; take it out"
+            yield Mistake(("stages", self.index, "reinit"), message)
         remaining = {standing - _leaving(self.stages, self.index, standing) for standing in before}
         yield from self._check_room(remaining, planned)
         yield from self._check_company(remaining)

@@ -83,6 +83,8 @@ def _deeds(stage: Stage) -> Iterator[str]:
     for verb, chosen in (("merges", stage.merge), ("drops", stage.drop)):
         if chosen:
             yield f"{verb} {'what is attached' if chosen is True else chosen}"
+    if stage.reinit is not None:
+        yield f"draws {stage.reinit} anew"
     for attach in stage.attaches:
         yield f"attaches {attach.called} on {attach.on}" if not attach.folder else f"attaches {attach.folder}"
     if stage.train is not None:

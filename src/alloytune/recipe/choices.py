@@ -22,6 +22,8 @@ def check_choices(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
     places: list[tuple[KeyPath, str]] = [((*path, *key), text) for key, text in stage.trains.items()]
     places += [((*path, "rates", text), text) for text in stage.rates]
     places += [((*path, *key, "on"), on) for key, on in _attached(stage)]
+    if stage.reinit:
+        places.append(((*path, "reinit"), stage.reinit))
     if stage.joint and stage.joint.of:
         places.append(((*path, "joint", "of"), stage.joint.of))
     if stage.combine and stage.combine.of:
@@ -77,6 +79,8 @@ def _problem(choice: Choice, key: KeyPath, stage: Stage) -> str | None:
     if choice.how == "cycle" and key != CHOOSE:
         turns = f'train: {{rotate: {{choose: "{shown}", every: 1 epoch}}}}'
         return f"{shown!r} is a choice over time; write layers or random(2, by=layer) here, or `{turns}`"
+    if key[0] == "reinit" and choice.how != "lowest_layers":
+        return f"{shown!r} is a choice, and weights are drawn anew before any is made; name layers or roles"
     if choice.by == "element" and key[0] != "train":
         return f"{shown!r} chooses single elements, and {_WHOLE[str(key[0])]}; write by=tensor"
     if choice.score and stage.attach and any(role.split(".")[0] == "adapter" for role in roles_in(choice)):

@@ -42,6 +42,13 @@ class Stage(Part):
     drop: bool | str = Field(
         False, description="Remove adapters before training: all that are attached, or the one named."
     )
+    reinit: SelectionText | None = Field(
+        None,
+        description=(
+            "Weights to draw anew before training, as the model's class does where none are pretrained: upper layers "
+            "that have learned something else than the task needs (Zhang et al. 2021)."
+        ),
+    )
     train: SelectionText | ByTurns | None = Field(
         None,
         description=(
