@@ -322,6 +322,29 @@ RULES = {
     "a name that is no name": Wrong(
         stage("attach: {name: ▲in, lora: {}}"), "stages[0].attach.name", ("'in'", "selection", "another word")
     ),
+    "settings behind a word": Wrong(
+        stage("otherwise: ▲retry {rate: x0.3, times: 2}"), "", ("'retry'", "write {retry: {...}}")
+    ),
+    "settings behind a word in braces": Wrong(
+        stage("otherwise: {▲retry {rate: x0.3}}"), "", ("'retry'", "write {retry: {...}}")
+    ),
+    "settings of a word that has none": Wrong(
+        stage("accept: {}\n    otherwise: {▲rollback: pretrained}"),
+        "stages[0].otherwise.rollback",
+        ("takes no settings", "`otherwise: rollback`"),
+    ),
+    "block in a block": Wrong(
+        "stages:\n  - repeat: {times: 2, stages: [{▲repeat: {times: 2, stages: [{name: a, train: all}]}}]}\n",
+        "stages[0].repeat.stages[0].repeat",
+        ("cannot stand in a block",),
+    ),
+    "schedule of another name": Wrong(
+        stage("schedule: ▲wsd"), "stages[0].schedule", ("'wsd'", "did you mean 'stable-then-decay'?")
+    ),
+    "limit of time": Wrong(stage("until: {▲time: 5}"), "stages[0].until.time", ("did you mean 'minutes'?",)),
+    "limit in words": Wrong(stage("until: ▲3 epochs"), "stages[0].until", ("such as {epochs: 3}",)),
+    "gain alone": Wrong(stage("accept: ▲0.5 SE"), "stages[0].accept", ("such as {gain: 0.5 SE}",)),
+    "averaged weights": Wrong(stage("▲ema: 0.9"), "stages[0].ema", ("running-average",)),
     "adapter that never moves": Wrong(
         "stages: [{name: only, train: all, ▲attach: {lora: {}}}]",
         "stages[0].attach",

@@ -50,6 +50,7 @@ SYNONYMS = {
     "max_samples": "rows",
     "max_seq_length": "max_length",
     "max_steps": "updates",
+    "max_time": "minutes",
     "max_train_samples": "rows",
     "microbatch": "micro_batch",
     "model_name": "model",
@@ -77,6 +78,8 @@ SYNONYMS = {
     "random_seed": "seed",
     "rdrop": "r_drop",
     "reduction_factor": "reduction",
+    "reinit_layers": "reinit",
+    "reinitialize": "reinit",
     "remove": "drop",
     "retries": "times",
     "save_best": "keep",
@@ -95,6 +98,7 @@ SYNONYMS = {
     "test_size": "test",
     "text_b": "text_pair",
     "text_column": "text",
+    "time": "minutes",
     "train_batch_size": "batch",
     "train_file": "train",
     "trainable": "train",
@@ -110,17 +114,28 @@ SYNONYMS = {
     "words": "tokens",
 }
 
+# Values that other tools name, and our word for them.
+VALUES = {
+    "adamw_torch": "adamw",
+    "wsd": "stable-then-decay",
+}
+
 # Words of other tools that have no counterpart here, and what to write instead.
 REMARKS = {
+    "ema": "`combine: {how: running-average}` averages the weights of a stage's evaluations",
     "freeze": "`train` names what moves, and everything else stays as it is",
     "frozen": "`train` names what moves, and everything else stays as it is",
     "gradient_accumulation_steps": "`batch` is the whole update, and `micro_batch` what fits into memory at once",
+    "l2_sp": "`decay_to: pretrained` makes `weight_decay` lead back to the pretrained values",
+    "swa": "`combine: {how: running-average}` averages the weights of a stage's evaluations",
 }
 
 
 def nearest_word(word: str, known: Sequence[str], cutoff: float = 0.5) -> str | None:
     """Give the known word that is spelt most like another, or holds it; None where nothing is near."""
     bare = word.lower().replace("-", "_")
+    if VALUES.get(bare) in known:
+        return VALUES[bare]
     close = difflib.get_close_matches(bare, known, n=1, cutoff=cutoff)
     holding = [each for each in known if bare and bare in each]
     return next(iter(close or holding), None)
@@ -138,6 +153,12 @@ def unknown_key(path: KeyPath) -> Mistake:
     bare = key.lower().replace("-", "_")
     if bare in REMARKS:
         return Mistake(path, f"unknown key {key!r}; {REMARKS[bare]}", at_key=True)
+    if key == "repeat" and key in parent:
+        message = "a block cannot stand in a block; write its stages out in the outer one"
+        return Mistake(path, message, at_key=True, hides=((*parent, "name"),))
+    if bare in {word for node in shape.at(parent) for word in (*node.get("enum", ()), node.get("const"))}:
+        message = f"{key!r} takes no settings; write `{parent[-1]}: {key}`"
+        return Mistake(path, message, at_key=True, hides=tuple((*parent, other) for other in known))
     if key in known:  # of another kind of entry
         message = f"{key!r} cannot stand beside `repeat`; it belongs in the stages of the block"
         return Mistake(path, message, at_key=True)

@@ -30,6 +30,9 @@ EXPLANATIONS = (
 AT_START = ("never closed", "no ':'", "| or >")
 
 
+_WORD_WITH_SETTINGS = re.compile(r"(?:: |[{,] *)([\w-]+) +(?:\{[^{}]*)?$")  # retry {rate: x0.3}
+
+
 class Broken(Exception):  # noqa: N818 - never leaves the package; becomes a RecipeError
     """Text that cannot be read, with the place counted from 1."""
 
@@ -57,6 +60,10 @@ def explain(error: MarkedYAMLError | ReaderError, text: str) -> Broken:
             f'write "{words}"'
         )
         return Broken(message, mark.line + 1, column + 1)
+    before = text.splitlines()[mark.line][: mark.column] if mark.line < len(text.splitlines()) else ""
+    if settings := _WORD_WITH_SETTINGS.search(before):
+        message = f"settings of {settings[1]!r} stand in braces with it; write {{{settings[1]}: {{...}}}}"
+        return Broken(message, mark.line + 1, settings.start(1) + 1)
     message = _message(problem)
     if error.context_mark is not None and any(words in message for words in AT_START):
         mark = error.context_mark

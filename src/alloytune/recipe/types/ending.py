@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from alloytune.recipe.types.values import Gain, Metric, Multiplier, Part
 
@@ -21,6 +21,8 @@ class Patience(Part):
 
 class Until(Part):
     """When a stage ends: the first limit that is reached."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"epochs": 3}]})
 
     epochs: float | None = Field(None, gt=0, description="Passes over the training rows.")
     updates: int | None = Field(None, ge=1, description="Optimizer steps.")
@@ -50,6 +52,8 @@ class Until(Part):
 
 class Accept(Part):
     """The test that a stage must pass to be kept."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"gain": "0.5 SE"}]})
 
     metric: Metric | None = Field(None, description="Validation score that counts; the recipe's metric where absent.")
     gain: Gain = Field(
