@@ -18,10 +18,10 @@ from alloytune.selection import Chooser, resolve
 from alloytune.tasks.abilities import Undivided
 from alloytune.tasks.task import Batch, Scores
 from alloytune.train.balance import ByGradients, ByUncertainty, ByValidation, last_losses
-from alloytune.train.joint import VIEWS_OF, Balance, Blend, Draws, Part, Piece, WeightCourse, weighted
+from alloytune.train.joint import VIEWS_OF, Balance, Blend, Draws, Piece, WeightCourse, weighted
 from alloytune.train.loop import Loss
 from alloytune.train.movement import relative_movement
-from alloytune.train.moving import Around, Moving
+from alloytune.train.moving import Around, Moving, Part
 from alloytune.train.route import COUNTS, Router, Site
 from alloytune.train.turns import Course
 from alloytune.train.views import Learned, Views, with_adapters_that_move
@@ -62,10 +62,21 @@ def find_parts(
     return parts
 
 
+def _require_difference(session: "Session", number: int, joint: Joint, where: str, blend: Blend) -> None:
+    """Raise InputError where the full and the partial view are one function, computed twice."""
+    beside = session.recipe.beside(number)
+    both = {"full", "partial"} <= joint.weights.keys() and beside.get("full") == beside.get("partial")
+    if both and not _around_partial(session, joint, blend.parts):
+        raise InputError(
+            where,
+            "nothing of the base but the partial weights moves, so that the full view is the partial one again",
+            "leave one of the two out, or add to train what is full",
+        )
+
+
 def _require_effect(stage: Stage, joint: Joint, where: str, blend: Blend) -> None:
     """Raise InputError where the weights of views divide out, because no weights are of two of them."""
-    given = set(joint.weights.values())
-    if joint.mode != "views" or read_optimizer(stage.optimizer)[0] == "sgd" or given == {1.0}:
+    if read_optimizer(stage.optimizer)[0] == "sgd" or joint.kl or joint.rests or set(joint.weights.values()) == {1.0}:
         return
     if not any(len(joint.weights.keys() & set(blend.views_of(name))) > 1 for name in blend.parts):
         raise InputError(
@@ -101,7 +112,9 @@ def make_joint_course(session: "Session", number: int, moving: Moving, in_update
         every, seed = in_updates(joint.every or "1 update"), session.seed(number, _DRAWING)
         return Draws(moving.selected, parts, weights, every, seed, where)  # type: ignore[arg-type]
     blend = Blend(moving.selected, parts, weights, heads, where)  # type: ignore[arg-type]
-    _require_effect(session.recipe.stages[number], joint, where, blend)
+    if joint.mode == "views":
+        _require_difference(session, number, joint, where, blend)
+        _require_effect(session.recipe.stages[number], joint, where, blend)
     blend.balance = _balance(session, number, joint, blend)
     return blend
 
@@ -214,12 +227,17 @@ def _frozen(session: "Session", joint: Joint, parts: Mapping[str, Part]) -> Weig
     """Give the values of the base around the partial weights, on the model's device."""
     if joint.partial is None:
         return {}
+    names = _around_partial(session, joint, parts)
+    values = session.pretrained_weights() if joint.over == "pretrained" else copy_weights(session.state.model, names)
+    return {name: values[name].to(session.machine.device) for name in names}
+
+
+def _around_partial(session: "Session", joint: Joint, parts: Mapping[str, Part]) -> frozenset[str]:
+    """Name what of the base is not partial, and may differ from what the partial view has there."""
     roles = session.state.roles().members
     moved = session.state.touched if joint.over == "pretrained" else frozenset(parts)
     base = roles["all"] - roles.get("head", frozenset())
-    names = {name for name in moved & base if parts.get(name) != "partial"}
-    values = session.pretrained_weights() if joint.over == "pretrained" else copy_weights(session.state.model, names)
-    return {name: values[name].to(session.machine.device) for name in names}
+    return frozenset(name for name in moved & base if parts.get(name) != "partial")
 
 
 def make_around(session: "Session", number: int, course: Course) -> Around | None:
@@ -306,7 +324,11 @@ def check_joint(session: "Session", number: int, course: Course, num_updates: in
     assert isinstance(course, Blend)
     _require_movement(course, num_updates)
     if joint.mode == "route":
-        find_sites(session, number, course)
+        sites = find_sites(session, number, course)
+        chosen = {view for site in sites for name in (*site.full, *site.adapter) for view in course.views_of(name)}
+        for view in joint.weights.keys() - chosen:
+            what = f"no {view} weights are in a layer whose adapter moves, so that this prior decides nothing"
+            raise InputError(f"stages[{number}].joint.{view}", what, "leave it out, or let adapters go on those layers")
     tasks = [session.task, *(session.learnings[name].task for name in session.recipe.beside(number).values())]
     is_undivided = any(isinstance(task, Undivided) for task in tasks)
     if joint.mode in ("views", "sample") and is_undivided and session.recipe.micro_batch:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from alloytune.build.plan import build_plan, build_updates
 from alloytune.build.session import Session, derive_seed
+from alloytune.joint import constant_factors
 from alloytune.models.roles import Roles
 from alloytune.models.weights import copy_weights, free_only, put_weights
 from alloytune.pace import in_training_form, make_stage_loss, make_stage_optimizer
@@ -22,7 +23,7 @@ from alloytune.selected import Selected
 from alloytune.selection import Chooser, resolve
 from alloytune.tasks.task import Batch
 from alloytune.tasks.tokenized import count_tokens
-from alloytune.train.moving import Group, Moving
+from alloytune.train.moving import Group, Moving, Part
 from alloytune.train.prefix_reader import PrefixReader
 from alloytune.train.range_test import RangeTest, num_sweep_updates, range_test
 from alloytune.train.turns import Turns, steady
@@ -60,8 +61,10 @@ def find_rates(
 
     `reader` gives what the frozen layers give.
 
-    A stage that is too short for a sweep, or that time alone ends, keeps its starting values.
+    A stage that is too short for a sweep, or that time alone ends, keeps its starting values. Weights of a joint
+    objective stay out of it, or they would be searched away.
     """
+    moving = _unweighted(moving, constant_factors(session.recipe.stages[number]))
     sides = starting_rates(moving)
     if not sides:
         return {}
@@ -119,6 +122,16 @@ def starting_rates(moving: Moving) -> dict[Side, float]:
 
 def _side(group: Group) -> Side:
     return group.role if group.role in ("adapter", "head") else "pretrained"
+
+
+def _unweighted(moving: Moving, factors: Mapping[Part, float]) -> Moving:
+    """Take the weights of a joint objective out of the rates that are still to be found."""
+
+    def plain(group: Group) -> Group:
+        factor = factors.get(group.part, 1.0) if group.part and group.start is not None else 1.0
+        return replace(group, rate=group.rate / factor)
+
+    return replace(moving, groups=tuple(map(plain, moving.groups)))
 
 
 def _only(moving: Moving, side: Side) -> Moving:

@@ -150,6 +150,20 @@ def test_what_no_view_weighs_is_refused(bert: Path) -> None:
         ({"full": 1, "partial": 1, "adapter": 1, "of": "layers[0]"}, "layers[-1:] | adapter", "partial", "no partial"),
         ({"mode": "route", "full": 1, "adapter": 1}, "layers[0] | adapter", "mode", "no layer moves full"),
         ({"mode": "views", "full": 1, "adapter": 2}, "(all - head) | adapter", "joint", "moved by two of the views"),
+        ({"mode": "views", "full": 1, "adapter": 2, "kl": 0.5}, "(all - head) | adapter", "mode", None),
+        ({"mode": "views", "full": 1, "adapter": "0 until 50%, 2"}, "(all - head) | adapter", "mode", None),
+        (
+            {"mode": "views", "full": 1, "partial": 5, "of": "layers[-1:]", "adapter": 1},
+            "layers[-1:] | adapter | head",
+            "joint",
+            "full view is the partial one",
+        ),
+        (
+            {"mode": "route", "full": 1, "partial": 7, "of": "embeddings", "adapter": 1},
+            "all | adapter",
+            "partial",
+            "this prior decides nothing",
+        ),
         ({"full": "1 until 1 updates, 0", "adapter": "0 until 80%, 1"}, "all | adapter", "joint", "from update 2 on"),
         ({"full": "1 until 1 epoch, 0", "adapter": "0 until 30 updates, 1"}, "all | adapter", "joint", "all weights"),
     ]

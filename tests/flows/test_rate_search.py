@@ -11,12 +11,16 @@ from rich.console import Console
 
 import tiny
 from alloytune import run
+from alloytune.caching import make_reader
 from alloytune.cli.progress import Terminal
 from alloytune.errors import Interrupted
+from alloytune.rate_search import find_rates
 from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.record.folder import RunFolder
+from alloytune.stages import begin_stage
 from alloytune.watch import Watcher
 from flows.test_resume import assert_equal
+from properties.carried_out import begin
 
 STAGES: list[dict[str, Any]] = [
     {"name": "short", "train": "head", "until": {"epochs": 1}},
@@ -57,6 +61,19 @@ def test_a_stage_too_short_to_search_says_so_and_names_its_rate(tmp_path: Path, 
     assert "finding its rate" not in shown.getvalue()
     assert "stage 1: short: no search for its rate" in shown.getvalue()
     assert "107 updates or more; it takes the starting 0.06\n" in shown.getvalue()
+
+
+def test_a_weight_of_a_joint_objective_is_not_searched_away(bert: Path) -> None:
+    found, rates = [], []
+    for adapter in (0.1, 1.0):
+        stage = {"attach": {"lora": {"rank": 2}}, "train": "all | adapter", "joint": {"full": 1, "adapter": adapter}}
+        session = begin({"stages": [{"name": "only", **stage, "until": {"updates": 110}}]}, bert)
+        moving, _ = begin_stage(session, 0)
+        found.append(find_rates(session, 0, moving, moving.selected, make_reader(session, 0, moving)[0]))
+        rates.append(moving.rates)
+    assert found[0] == found[1]
+    assert all(one.sweep for one in found[0].values())
+    assert rates[0] != rates[1]
 
 
 @pytest.mark.slow

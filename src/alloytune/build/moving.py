@@ -13,8 +13,7 @@ from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.types.stage import Stage
 from alloytune.selected import Selected
 from alloytune.selection import REHEARSAL, Chooser, resolve
-from alloytune.train.joint import Part
-from alloytune.train.moving import Group, Moving, Role
+from alloytune.train.moving import Group, Moving, Part, Role
 
 
 def build_moving(session: Session, number: int, chooser: Chooser | None = None) -> Moving:

@@ -170,14 +170,9 @@ def _check_company(stage: Stage, joint: Joint, path: KeyPath) -> Iterator[Mistak
     if joint.mode == "route" and (kind != "adamw" or options["bits"] == 8):
         message = "route scores layers by the memory of adamw in 32 bits; use that"
         yield Mistake((*path, "optimizer"), message, about=(mode,))
-    rests = [view for view, weight in joint.weights.items() if _has_rest(weight)]
-    if kind == "schedule_free" and (joint.mode == "sample" or rests):
+    if kind == "schedule_free" and (joint.mode == "sample" or joint.rests):
         message = "schedule_free keeps two values of a weight until the stage ends, and some rest before; use adamw"
-        yield Mistake((*path, "optimizer"), message, about=(mode, *((*where, view) for view in rests)))
-
-
-def _has_rest(weight: float | str) -> bool:
-    return any(piece.first == piece.last == 0 for piece in read_weight(weight))
+        yield Mistake((*path, "optimizer"), message, about=(mode, *((*where, view) for view in joint.rests)))
 
 
 def _check_parts(train: str, joint: Joint, path: KeyPath) -> Iterator[Mistake]:
@@ -206,7 +201,9 @@ def _check_effect(
     if len(weights) < 2 or (joint.mode == "views" and kind == "sgd") or joint.mode in ("update", "sample"):
         return
     is_equal = all(is_constant(weight) for weight in weights) and len(set(weights)) == 1
-    if is_equal and weights[0] != 1 and (joint.mode == "route" or not joint.kl):
+    if joint.mode == "views" and (joint.kl or joint.rests):  # the ratio to it counts; what rests, moves nothing
+        return
+    if is_equal and weights[0] != 1:
         message = f"all weights are {weights[0]:g}, and only their ratios count here; write 1 for each"
         yield Mistake(path, message, at_key=True, about=about)
     if joint.mode != "views" or is_equal:

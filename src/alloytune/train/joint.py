@@ -13,11 +13,11 @@ from torch import Tensor
 from alloytune.errors import InputError
 from alloytune.selected import Selected
 from alloytune.tasks.task import Batch
+from alloytune.train.moving import Part
 from alloytune.train.optimizers import Optimizer
 from alloytune.train.turns import Turn
 
 View = Literal["full", "partial", "adapter"]
-Part = Literal["full", "partial", "adapter", "head"]
 Losses = dict[View, Tensor]
 
 # The views that a part of the weights belongs to; the part `full` is the rest of the base.

@@ -13,6 +13,7 @@ from alloytune.selected import Selected
 from alloytune.train.optimizers import Optimizer, OptimizerSettings, ParamGroup, make_parts
 
 Role = Literal["embeddings", "layers", "head", "adapter", "other"]
+Part = Literal["full", "partial", "adapter", "head"]  # of a joint objective
 Around = Callable[[Optimizer], AbstractContextManager[None]]
 
 
@@ -29,7 +30,7 @@ class Group:
     weight_decay: float
     role: Role = "layers"
     start: float | None = None
-    part: str | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True)

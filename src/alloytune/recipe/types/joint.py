@@ -184,6 +184,12 @@ class Joint(Part):
         return {view: it for view, it in given.items() if isinstance(it, OwnView)}
 
     @property
+    def rests(self) -> list[View]:
+        """Give the views whose weight is 0 for a while."""
+        pieces = {view: read_weight(weight) for view, weight in self.weights.items()}
+        return [view for view, course in pieces.items() if any(piece.first == piece.last == 0 for piece in course)]
+
+    @property
     def found(self) -> dict[View, str]:
         """Give the views whose weights training finds, and by what."""
         return {view: weight for view, weight in self.weights.items() if isinstance(weight, str) and weight in FOUND}
