@@ -6,6 +6,7 @@ import pytest
 
 from alloytune.errors import RecipeError
 from alloytune.recipe.read import read_recipe
+from alloytune.recipe.shipped import shipped_text
 from alloytune.recipe.types.stage import Stage
 
 
@@ -88,8 +89,10 @@ def test_wrong_overrides(override: str, message: str) -> None:
 
 def test_mistakes_of_the_file_keep_their_line() -> None:
     name, train = problems_of("stages.partial.name=full", "stages.adapter.attach=null")
+    lines = shipped_text("hybrid").splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if text.strip().startswith("train: adapter"))
     assert name.startswith("--set stages.partial.name=full: stages[1].name: 'full' is the name of an earlier stage")
-    assert train.startswith("shipped/hybrid.yaml:18:12: stages[2].train: 'adapter' is named, but none is attached")
+    assert train.startswith(f"shipped/hybrid.yaml:{line}:12: stages[2].train: 'adapter' is named, but none is attached")
 
 
 @pytest.mark.parametrize(

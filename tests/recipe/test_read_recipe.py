@@ -132,6 +132,7 @@ def test_missing_file_names_what_is_near(tmp_path: Path) -> None:
     assert all(name in message for name in shipped_names())
     assert "there is no folder" in refused(str(tmp_path / "no" / "tweets.yaml"))
     assert "the shipped recipe 'hybrid'" in refused("hybird")
+    assert "the shipped recipe 'mam-like'" in refused("mam")
     assert "is a folder, not a recipe; it holds tweets.yaml" in refused(str(tmp_path))
 
 

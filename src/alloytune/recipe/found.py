@@ -1,11 +1,11 @@
 """Find the text of a recipe by the name or path that the user gave."""
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from alloytune.errors import Problem, RecipeError
+from alloytune.recipe.nearest import nearest_word
 from alloytune.recipe.own import own_recipes, recipes_in
 from alloytune.recipe.shipped import shipped_names, shipped_text
 
@@ -68,11 +68,8 @@ def _nearest(given: str, path: Path) -> str:
         known |= {name: repr(str(path.parent / name)) for name in _names_in(path.parent)}
     elif path.parent != Path():
         return f"there is no folder {str(path.parent)!r} either; {there}"
-    candidates = difflib.get_close_matches(path.name, known, n=1, cutoff=0.6)
-    candidates = candidates or difflib.get_close_matches(path.stem, known, n=1, cutoff=0.6)
-    return (
-        f"did you mean {known[candidates[0]]}? {there}" if candidates else f"name a .yaml file, or one of the {there}"
-    )
+    near = nearest_word(path.name, [*known], cutoff=0.6) or nearest_word(path.stem, [*known], cutoff=0.6)
+    return f"did you mean {known[near]}? {there}" if near else f"name a .yaml file, or one of the {there}"
 
 
 def _names_in(folder: Path) -> list[str]:
