@@ -1,12 +1,15 @@
 """From recipe to what moves."""
 
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import tiny
+from alloytune.build.attaching import build_attachments
 from alloytune.build.moving import build_moving
 from alloytune.build.plan import build_plan
 from alloytune.build.session import Session
@@ -20,12 +23,13 @@ from alloytune.models.load import load_tokenizer
 from alloytune.models.methods import LoraSettings
 from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
-from alloytune.pace import make_stage_optimizer
+from alloytune.pace import in_training_form, make_stage_loss, make_stage_optimizer
 from alloytune.recipe.read import recipe_from
 from alloytune.selection import REHEARSAL, resolve
 from alloytune.tasks.task import Example
 from alloytune.train.batches import Updates
 from tiny import TASK
+from train.test_clip import groups
 
 
 def session(state: ModelState, bert: Path, *, attached: bool = False, **stage: object) -> Session:
@@ -37,6 +41,12 @@ def session(state: ModelState, bert: Path, *, attached: bool = False, **stage: o
     recipe = recipe_from({"stages": [{"name": "only", **stage}]})
     tokenizer = load_tokenizer(str(bert))
     return Session(recipe, str(bert), tokenizer, state, find_machine("float32"), None, {MAIN: Learning(TASK, {}, {})})
+
+
+def series(bert: Path, rows: int = 100) -> Updates:
+    """Give updates on one row each, of eight tokens."""
+    examples = [Example(str(n), {"input_ids": [1] * 8}, 0) for n in range(rows)]
+    return Updates(examples, 1, 1, 0, partial(TASK.collate, tokenizer=load_tokenizer(str(bert))))
 
 
 def rates(session: Session) -> dict[str, float]:
@@ -74,6 +84,15 @@ def test_auto_rates(
     )
 
 
+def test_the_second_factor_of_lora_plus_goes_faster(state: ModelState, bert: Path) -> None:
+    it = session(state, bert, train="adapter | head", rate=1e-3, attach={"lora": {"on": "attention", "plus": 16}})
+    (attachment,) = build_attachments(it, 0)
+    state.attach(attachment, "attach")
+    found = rates(it)
+    assert {rate for name, rate in found.items() if "lora_B" in name} == {1.6e-2}
+    assert {rate for name, rate in found.items() if "lora_B" not in name} == {1e-3}
+
+
 @pytest.mark.parametrize(("earlier", "factor"), [({}, 0.3), ({"task": "language_modelling"}, 1.0)])
 def test_weights_that_have_moved_for_the_same_task_get_less(
     state: ModelState, bert: Path, earlier: dict[str, Any], factor: float
@@ -102,10 +121,63 @@ def test_a_rate_for_what_does_not_move_is_refused(state: ModelState, bert: Path)
 @pytest.mark.parametrize(("epochs", "updates"), [(0.07, 7), (0.071, 8), (1, 100), (2.3, 230)])
 def test_shares_of_an_epoch_are_whole_updates(state: ModelState, bert: Path, epochs: float, updates: int) -> None:
     it = session(state, bert, train="all", rate=1e-3, until={"epochs": epochs})
-    tokenizer = load_tokenizer(str(bert))
-    rows = [Example(str(n), {"input_ids": [1]}, 0) for n in range(100)]
-    series = Updates(rows, 1, 1, 0, partial(TASK.collate, tokenizer=tokenizer))
-    assert build_plan(it, 0, 0, series).max_updates == updates
+    assert build_plan(it, 0, 0, series(bert)).max_updates == updates
+
+
+@pytest.mark.parametrize(
+    ("words", "planned"),
+    [
+        ({"until": {"updates": 7, "epochs": 1}}, {"max_updates": 7, "max_seconds": None, "max_tokens": None}),
+        ({"until": {"minutes": 1.5}}, {"max_updates": None, "max_seconds": 90.0}),
+        ({"until": {"epochs": 1, "patience": 3}}, {"max_updates": 100, "patience": 3, "patience_metric": None}),
+        (
+            {"until": {"epochs": 1, "patience": {"metric": "loss", "evaluations": 4}}},
+            {"patience": 4, "patience_metric": "loss"},
+        ),
+        ({"until": {"epochs": 1, "score": 0.75}}, {"enough": {"macro_f1": 0.75}, "patience": None}),
+        ({"until": {"epochs": 1, "score": {"loss": 0.5, "accuracy": 1}}}, {"enough": {"loss": 0.5, "accuracy": 1}}),
+        ({"evaluate": "30 updates", "keep": "last"}, {"evaluate_every": 30, "keep": "last", "enough": {}}),
+        ({"evaluate": "0.5 epochs"}, {"evaluate_every": 50, "keep": "best", "average_share": None}),
+        ({"checkpoint": "2 minutes"}, {"checkpoint_seconds": 120, "checkpoint_updates": None}),
+        ({"checkpoint": "0.25 epochs"}, {"checkpoint_seconds": None, "checkpoint_updates": 25}),
+    ],
+    ids=str,
+)
+def test_when_a_stage_ends_and_is_looked_at(
+    state: ModelState, bert: Path, words: dict[str, Any], planned: dict[str, Any]
+) -> None:
+    of_recipe = {key: words[key] for key in words if key == "checkpoint"}
+    it = session(state, bert, train="all", **{key: words[key] for key in words if key != "checkpoint"})
+    it.recipe = it.recipe.model_copy(update=of_recipe)
+    plan = build_plan(it, 0, 0, series(bert))
+    assert {key: getattr(plan, key) for key in planned} == planned
+
+
+def test_operations_are_so_many_tokens(state: ModelState, bert: Path) -> None:
+    """A token costs little more than six for every weight in the layers: two forward, four back."""
+    plan = build_plan(session(state, bert, train="all", until={"flops": 1e9}), 0, 0, series(bert))
+    shapes = state.roles().shapes
+    weights = sum(prod(shapes[name]) for name in resolve("layers", state.roles(), "train"))
+    assert plan.max_updates is None
+    assert plan.max_tokens is not None
+    assert 6 * weights < 1e9 / plan.max_tokens < 8 * weights
+
+
+@pytest.mark.parametrize(
+    ("clip", "left"),
+    [
+        (None, [3.0, 0.3, 4.0]),
+        (5.0, [3.0, 0.3, 4.0]),
+        ({"norm": 1.0}, [3 / 5.009, 0.3 / 5.009, 4 / 5.009]),
+        ({"norm": 1.0, "per": "group"}, [0.6, 0.3, 0.8]),
+    ],
+    ids=str,
+)
+def test_gradients_are_clipped_as_the_stage_says(state: ModelState, bert: Path, clip: Any, left: list[float]) -> None:
+    """Layers have a norm of 5, the head one of 0.3."""
+    given: Any = groups()
+    build_plan(session(state, bert, train="all", clip=clip), 0, 0, series(bert)).clip(given)
+    assert [float(group["params"][0].grad) for group in given] == pytest.approx(left, rel=1e-2)
 
 
 def test_what_a_choice_leaves_out_is_refused_by_nobody(state: ModelState, bert: Path) -> None:
@@ -139,6 +211,22 @@ def test_layer_decay_holds_for_the_adapters_in_a_layer(state: ModelState, bert: 
     of_adapters = {_layer(name): rate for name, rate in found.items() if "lora" in name}
     assert of_adapters == {0: pytest.approx(2.5e-3), 1: pytest.approx(5e-3)}
     assert found["classifier.weight"] == 1e-2
+
+
+@pytest.mark.parametrize("more", [{"label_smoothing": 0.2}, {"mixout": 0.5}, {"dropout": 0.5}, {"r_drop": 1}], ids=str)
+def test_each_regulariser_changes_the_loss(state: ModelState, bert: Path, more: dict[str, float]) -> None:
+    with torch.no_grad():
+        for weight in named_weights(state.model).values():
+            weight += 0.1  # mixout finds the old values in the files
+    examples = TASK.encode(tiny.make_table(8), load_tokenizer(str(bert)), 32).examples
+    losses = []
+    for given in ({}, more):
+        it = session(state, bert, train="all", **given)
+        loss = make_stage_loss(it, 0, build_moving(it, 0))
+        torch.manual_seed(0)
+        with in_training_form(it, 0):
+            losses.append(float(loss(state.model.train(), TASK.collate(examples, it.tokenizer)).detach()))
+    assert losses[0] != losses[1]
 
 
 def test_muon_gets_hidden_matrices_and_adamw_the_rest(state: ModelState, bert: Path) -> None:

@@ -107,6 +107,17 @@ def test_the_change_since_pretraining(state: ModelState, bert: Path) -> None:
     assert sum(value > 0 for value in measures.tensors["weight_change"].values()) == 1
 
 
+def test_the_least_elements_are_chosen(state: ModelState, bert: Path) -> None:
+    name = "bert.encoder.layer.1.output.dense.weight"
+    weight = named_weights(state.model)[name]
+    with torch.no_grad():
+        weight += torch.arange(1.0, weight.numel() + 1).reshape(weight.shape).flip(0, 1)
+    least = f'bottom(weight_change, 2, by=element, of=name("{name}"))'
+    chosen = select(least, state.roles(), "train", measure_stage(session(state, bert, train=f"{least} | head"), 0))
+    rows, columns = weight.shape
+    assert chosen.masks[name].nonzero().tolist() == [[rows - 1, columns - 2], [rows - 1, columns - 1]]
+
+
 def test_what_was_measured_before_is_not_measured_anew(state: ModelState, bert: Path, tmp_path: Path) -> None:
     here = session(state, bert, train="top(gradient, 25%) | head")
     folder = StageFolder(tmp_path / "01-only")

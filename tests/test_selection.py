@@ -1,5 +1,7 @@
 """What a selection holds, and when it is refused."""
 
+import re
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from alloytune.measures import Measures
 from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.roles import Roles, find_roles
 from alloytune.selection import REHEARSAL, nearest, resolve, select
+from models.test_roles import FAMILIES, build
 from tiny import TASK
 
 
@@ -33,6 +36,46 @@ def roles(bert: Path) -> Roles:
 )
 def test_two_ways_to_say_it(roles: Roles, text: str, same: str) -> None:
     assert resolve(text, roles, "train") == resolve(same, roles, "train") != frozenset()
+
+
+SIZES = {"t5": {"num_layers": 3}, "bart": {"encoder_layers": 3, "decoder_layers": 3}}
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def two_sided(request: pytest.FixtureRequest) -> tuple[str, Roles]:
+    """Give a model's name and roles; both of its sides have three layers."""
+    family = FAMILIES[request.param]
+    return request.param, find_roles(build(replace(family, settings=family.settings | SIZES[request.param])))
+
+
+@pytest.mark.parametrize(
+    ("text", "t5", "bart"),
+    [
+        ("encoder", r"encoder\.(block|final)", r"encoder\.(layer|embed)"),
+        ("decoder", r"decoder\.(block|final)", r"decoder\.(layer|embed)"),
+        ("encoder.layers", r"encoder\.block", r"encoder\.layers"),
+        ("encoder.layers[-2:]", r"encoder\.block\.[12]", r"encoder\.layers\.[12]"),
+        ("decoder.layers[0]", r"decoder\.block\.0", r"decoder\.layers\.0"),
+        ("layers[2:4]", r"encoder\.block\.2|decoder\.block\.0", r"encoder\.layers\.2|decoder\.layers\.0"),
+        ("encoder.attention", r"encoder.*SelfAttention\.", r"encoder\..*self_attn\."),
+        ("decoder.attention", r"decoder.*Attention\.", r"decoder\..*_attn\."),
+        ("encoder.attention.value", r"encoder.*\.v\.", r"encoder\..*v_proj"),
+        ("decoder.attention.output", r"decoder.*\.o\.", r"decoder\..*out_proj"),
+        ("cross", r"EncDec|decoder.*layer\.1\.layer_norm", r"encoder_attn"),
+        ("cross.attention", r"EncDecAttention", r"encoder_attn\."),
+        ("cross.attention.query", r"EncDecAttention\.q", r"encoder_attn\.q_proj"),
+        ("cross.norm", r"decoder.*layer\.1\.layer_norm", r"encoder_attn_layer_norm"),
+        ("decoder.attention - cross", r"decoder.*SelfAttention\.", r"decoder.*self_attn\."),
+        ("encoder.norm", r"encoder.*layer_norm", r"encoder\..*(layer_norm|layernorm)"),
+        ("decoder.mlp", r"decoder.*Dense", r"decoder\..*fc\d"),
+        ("encoder.mlp.down", r"encoder.*\.wo\.", r"encoder\..*fc2"),
+        ("decoder.layers[-1] & cross.attention", r"decoder\.block\.2.*EncDec", r"decoder\.layers\.2\.encoder_attn\."),
+    ],
+)
+def test_one_side_of_a_model_that_has_two(two_sided: tuple[str, Roles], text: str, t5: str, bart: str) -> None:
+    name, roles = two_sided
+    pattern = re.compile({"t5": t5, "bart": bart}[name])
+    assert resolve(text, roles, "train") == {each for each in roles.shapes if pattern.search(each)} != set()
 
 
 def test_joins_are_set_operations(roles: Roles) -> None:

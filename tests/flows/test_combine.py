@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import alloytune
 import tiny
 from alloytune import run
+from alloytune.build.session import Session
 from alloytune.errors import InputError, Interrupted
 from alloytune.models.combine import GRID, mean, mix
 from alloytune.models.weights import Weights
@@ -20,6 +21,7 @@ from alloytune.tasks.task import Scores
 from alloytune.train.stage import Progress
 from alloytune.watch import Watcher
 from flows.test_resume import MEASURED, weights
+from properties.carried_out import Witness, begin
 
 TABLE = tiny.make_table(120)
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
@@ -102,6 +104,7 @@ def test_every_way_of_combining(bert: Path, tmp_path: Path) -> None:
             stage("sum", combine=combine("sum-of-changes", "one", "two", weight=[0.5, 0.25])),
             stage("wise", combine=combine("interpolate", "pretrained", "one")),
             stage("back", combine=combine("reset", "pretrained", of="layers[0]")),
+            stage("mean", combine=combine("average", "one", "third", "back")),
         ],
     )
     source = load_file(bert / "model.safetensors")
@@ -127,7 +130,52 @@ def test_every_way_of_combining(bert: Path, tmp_path: Path) -> None:
     moved = {name for name in wise if not torch.equal(wise[name], back[name])}
     assert {name for name in moved if "encoder.layer.0." not in name} == set()
     assert all(torch.equal(back[name], source[name]) for name in start if "encoder.layer.0." in name)
+    even = mean([one, left(folder, "third"), back])
+    assert all(torch.allclose(weight, even[name], atol=1e-7) for name, weight in left(folder, "mean").items())
     assert (results(folder)["wise"]["updates"], results(folder)["wise"]["trained_parameters"]) == (0, 0)
+
+
+class Looks(Witness):
+    """Keeps the weights of every evaluation."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, None, is_new=True)
+        self.seen: list[Weights] = []
+
+    def on_scores(self, scores: Scores, progress: Progress) -> None:
+        self.seen.append(self.weights())
+
+
+@pytest.mark.parametrize("weight", [None, 0.3])
+def test_a_running_average(bert: Path, tmp_path: Path, weight: float | None) -> None:
+    average = {"how": "running-average"} | ({"weight": weight} if weight else {})
+    only = stage("one", "head", until={"updates": 3}, evaluate="1 update", combine=average)
+    session = begin({"batch": 8, "stages": [only]}, bert)
+    looks = Looks(session)
+    run._train(RunFolder(tmp_path), session, looks)
+    first, second, third = looks.seen
+    shares = [0.3, 0.3] if weight else [1 / 2, 1 / 3]
+    expected = mix(mix(first, [second], shares[:1]), [third], shares[1:])
+    assert not same(first, third)
+    assert all(torch.allclose(value, expected[name]) for name, value in looks.after["one"].items())
+
+
+def test_each_new_try_is_slower(bert: Path, tmp_path: Path) -> None:
+    retry = {"retry": {"rate": "x0.3", "times": 2}}
+    only = stage("one", "head", until={"updates": 1}, accept={"gain": 9}, otherwise=retry)
+    folder = carry_out(tmp_path / "run", bert, [only])
+    result = results(folder)["one"]
+    assert (result["decision"], result["tries"]) == ("rolled back", 3)
+    assert result["rates"] == pytest.approx([3e-3 * 0.3**2])
+    steps = [row["rate"] for row in folder.stage(0, "one").rows("steps")]
+    assert [rate / steps[0] for rate in steps] == pytest.approx([1, 0.3, 0.09])
+
+
+def test_a_skip_leaves_out_the_next_stage_alone(bert: Path, tmp_path: Path) -> None:
+    short = {"until": {"updates": 1}}
+    first = stage("one", "head", accept={"gain": 9}, otherwise="skip", **short)
+    folder = carry_out(tmp_path / "run", bert, [first, stage("two", "head", **short), stage("three", "head", **short)])
+    assert [result["decision"] for result in results(folder).values()] == ["rolled back", "not run", "kept"]
 
 
 def test_a_combination_that_loses_is_rolled_back_to_the_bit(bert: Path, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from alloytune.errors import InputError
 from alloytune.models.combine import mix
 from alloytune.models.roles import Roles
 from alloytune.rates import STARTS
+from alloytune.recipe.read import read_recipe
 from alloytune.recipe.shipped import shipped_names, shipped_text
+from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.yaml_text import load
 from properties.carried_out import Weights, Witness, begin, carry_out
 
@@ -107,6 +109,13 @@ def test_all_are_looked_at() -> None:
     elsewhere = Path(__file__).with_name("test_joint.py").read_text()
     older = {"bottleneck", "full", "head", "hybrid", "last-layers", "lora"}
     assert [name for name in shipped_names() if name not in older and f'"{name}"' not in text + elsewhere] == []
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_each_leaves_every_rate_to_the_model_and_the_data(name: str) -> None:
+    for stage in read_recipe(name).recipe.stages:
+        common = stage.rate.largest if isinstance(stage.rate, Scaled) else stage.rate
+        assert {common, *stage.rates.values()} == {"auto"}, stage.name
 
 
 @pytest.mark.parametrize("name", shipped_names())

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
@@ -287,6 +288,25 @@ def test_what_peft_cannot_do_is_said(bert: Path, gpt2: Path) -> None:
             attach(load(gpt2), settings)
     with pytest.raises(InputError, match="'query' is the name of a part of this model"):
         attach(load(bert), PLAIN, "query")
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale"),
+    [
+        (LoraSettings(4), 2.0),  # alpha is twice the rank
+        (LoraSettings(4, alpha=2), 0.5),
+        (LoraSettings(4, rslora=True), 4.0),  # by the root of the rank
+        (LoraSettings(4, alpha=2, rslora=True), 1.0),
+        (AdaloraSettings(2, 4), 8.0),  # twice the start, divided by it where the change is added
+        (AdaloraSettings(2, 4, alpha=2), 2.0),
+    ],
+)
+def test_what_the_factors_are_scaled_by(bert: Path, settings: Method, scale: float) -> None:
+    state = load(bert)
+    attach(state, settings)
+    layers = [layer for layer in state.model.modules() if isinstance(layer, LoraLayer)]
+    assert len(layers) == 12
+    assert {layer.scaling["own"] for layer in layers} == {scale}
 
 
 def test_the_second_factor_moves_faster_in_lora_plus(bert: Path) -> None:

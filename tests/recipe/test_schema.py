@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from alloytune.recipe import shape
 from alloytune.recipe.nearest import REMARKS, SYNONYMS, unknown_key
@@ -13,6 +14,11 @@ from alloytune.recipe.shipped import shipped_names, shipped_text
 from alloytune.recipe.tasks import TASKS
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.yaml_text import load
+
+EXAMPLES = sorted((DOCS.parent / "examples").glob("*.yaml"))
+WRITTEN = {path.stem: path.read_text(encoding="utf-8") for path in EXAMPLES} | {
+    f"shipped {name}": shipped_text(name) for name in shipped_names()
+}
 
 
 @pytest.mark.parametrize("name", documents())
@@ -97,9 +103,41 @@ def test_the_recipe_of_the_readme_reads() -> None:
     assert [stage.name for stage in recipe_from(load(example, "README.md")[0]).stages] == ["full", "partial", "adapter"]
 
 
-@pytest.mark.parametrize("example", sorted((DOCS.parent / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_read(example: Path) -> None:
     assert read_recipe(example).recipe.about
+
+
+def marked(text: str) -> list[str]:
+    """Give the places in a recipe that an editor with the schema marks."""
+    return [error.json_path for error in Draft202012Validator(shape.schema()).iter_errors(load(text, "recipe")[0])]
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(shape.schema())
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_schema_takes_what_reads(name: str) -> None:
+    assert marked(WRITTEN[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("stages: 3", "$.stages"),
+        ("modle: bert\nstages: [{name: full, train: all}]", "$"),
+        ("seed: soon\nstages: [{name: full, train: all}]", "$.seed"),
+        ("stages: [{name: full, train: all, raet: 1e-3}]", "$.stages[0]"),
+        ("stages: [{name: full, train: all, rate: fast}]", "$.stages[0]"),
+        ("stages: [{name: full, train: all, until: {epochs: 0}}]", "$.stages[0]"),
+        ("stages: [{name: full, train: all, optimizer: adam}]", "$.stages[0]"),
+        ("stages: [{name: low, train: adapter, attach: {lora: {rank: two}}}]", "$.stages[0]"),
+        ("stages: [{name: full, train: all, otherwise: {retry: {rate: 0.3}}}]", "$.stages[0]"),
+    ],
+)
+def test_the_schema_takes_no_wrong_recipe(text: str, place: str) -> None:
+    assert marked(text) == [place]
 
 
 def test_every_task_has_an_example_on_its_page() -> None:

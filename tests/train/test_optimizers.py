@@ -110,6 +110,77 @@ def test_learns_and_moves_everything(kind: str) -> None:
     assert not {name for name, value in bits(net).items() if value == before[name]}
 
 
+MADE_OF = {  # the class that moves a hidden matrix, and the shapes of what it remembers of one: 68 by 68
+    "adamw": ("AdamW", {"exp_avg": (68, 68), "exp_avg_sq": (68, 68)}),
+    "adamw 8 bits": ("AdamW8bit", {"state1": (68, 68), "state2": (68, 68)}),
+    "sgd": ("SGD", {"momentum_buffer": (68, 68)}),
+    "nesterov": ("SGD", {"momentum_buffer": (68, 68)}),
+    "adafactor": ("Adafactor", {"row_var": (68, 1), "col_var": (1, 68)}),
+    "lion": ("Lion", {"exp_avg": (68, 68)}),
+    "lion 8 bits": ("Lion8bit", {"state1": (68, 68)}),
+    "muon": ("Muon", {"momentum_buffer": (68, 68)}),
+    "galore": ("GaLore", {"exp_avg": (68, 4), "exp_avg_sq": (68, 4)}),
+    "apollo": ("AdamW", {"exp_avg": (68, 4), "exp_avg_sq": (68, 4)}),
+    "apollo-mini": ("AdamW", {"exp_avg": (68, 1), "exp_avg_sq": (68, 1)}),
+    "schedule_free": ("ScheduleFreeAdamW", {"z": (68, 68), "exp_avg_sq": (68, 68)}),
+}
+
+
+@pytest.mark.parametrize("kind", INSTALLED)
+def test_is_the_one_that_was_named(kind: str) -> None:
+    """By its class and by what it remembers; what it does not move itself is AdamW's."""
+    net = Net()
+    optimizer = make(kind, net)
+    update(net, optimizer, 0)
+    made_by, memory = {}, {}
+    for part in optimizer.parts:
+        for name, weight in net.named_parameters():
+            if weight in part.state:
+                made_by[name] = type(part).__name__
+                memory[name] = {key: tuple(value.shape) for key, value in part.state[weight].items() if matrix(value)}
+    name, shapes = MADE_OF[kind]
+    rest = "AdamW" if name in ("Muon", "GaLore") else name
+    assert made_by == dict.fromkeys(("first.weight", "inner.weight"), name) | dict.fromkeys(
+        ("inner.bias", "table", "outer.weight"), rest
+    )
+    assert memory["inner.weight"] == shapes
+
+
+def matrix(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2
+
+
+def test_lion_goes_by_signs_alone() -> None:
+    """Every element moves by the rate; AdamW's first step does so too, its second does not."""
+    net = Net()
+    optimizer, rate = make("lion", net), OPTIMIZERS["lion"][1]
+    for _ in range(2):
+        before = net.inner.weight.detach().clone()
+        net.inner.weight.grad = torch.randn_like(before)
+        optimizer.step()
+        moved = net.inner.weight.detach() - (1 - 0.1 * rate) * before
+        assert torch.allclose(moved.abs(), torch.full_like(moved, rate), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("words", "entries"),
+    [
+        ({"adamw": {"beta1": 0.5, "beta2": 0.6}}, {"betas": (0.5, 0.6)}),
+        ({"sgd": {"momentum": 0.5, "nesterov": True}}, {"momentum": 0.5, "nesterov": True}),
+        ({"adafactor": {"beta2_decay": -0.5}}, {"beta2_decay": -0.5}),
+        ({"lion": {"beta1": 0.5, "beta2": 0.6}}, {"betas": (0.5, 0.6)}),
+        ({"muon": {"momentum": 0.5, "nesterov": False}}, {"momentum": 0.5, "nesterov": False}),
+        ({"galore": {"rank": 3, "every": 7, "scale": 0.5}}, {"rank": 3, "update_proj_gap": 7, "scale": 0.5}),
+        ({"schedule_free": {"beta1": 0.5, "beta2": 0.6}}, {"betas": (0.5, 0.6)}),
+    ],
+)
+def test_what_is_set_in_it_is_set(words: dict[str, Any], entries: dict[str, Any]) -> None:
+    found = OptimizerSettings(*read_optimizer(Words.model_validate(words)))
+    moving = Moving((Group(("inner.weight",), 0.1, 0.0),), found)
+    (group,) = make_optimizer(moving, dict(Net().named_parameters())).param_groups
+    assert {key: group[key] for key in entries} == entries
+
+
 @pytest.mark.parametrize("kind", INSTALLED)
 @pytest.mark.parametrize("killed_after", ["an update", "an evaluation"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -73,7 +73,9 @@ class Optimizer:
         """Drop the memory of weights, so that their next update is a first one."""
         for part in self.parts:
             for weight in weights:
-                part.state.pop(weight, None)
+                memory = part.state.pop(weight, {})
+                if "seed" in memory:  # of APOLLO's projections, given when the optimizer is made and never again
+                    part.state[weight] = {"seed": memory["seed"]}
             for group in part.param_groups:
                 if weights >= set(group["params"]):
                     group.pop("step", None)  # pytorch_optimizer counts in the group, and each weight has its own there
