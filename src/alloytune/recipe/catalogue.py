@@ -33,9 +33,14 @@ Begin with `full`, or with `lora` where memory is short: what they reach is what
 *Moves* is the most that moves at one time, *cost* the floating-point operations of training as a part of those of
 `full`, both counted on {MEASURED_ON} and 1,000 rows by `benchmarks/recipes.py`: with the search for a rate and with the
 scores that a recipe measures (which weigh less where there are more rows), frozen layers that are kept once and not in
-every epoch, without evaluations, and as if no stage ended early. Every rate is left to `auto`, which
-searches in stages of about 107 updates and more. What they reach: [results.md](results.md). The keys:
+every epoch, without evaluations, and as if no stage ended early. Every rate is left to `auto`, which searches in stages
+of about 107 updates and more. What they reach: [results.md](results.md). The keys:
 [recipe-reference.md](recipe-reference.md).
+
+Whatever a paper does is written in the same keys, none of which was made for one of them. Strategies of 2025 and 2026
+among them: [`half`](#half) and [`reset-half`](#reset-half) (HFT), [`aletheia`](#aletheia),
+[`hybrid-lora`](#hybrid-lora), [`route`](#route) (MoLF); and, with what they do otherwise said in them,
+[`prelora-like`](#prelora-like) and [`heft-like`](#heft-like).
 """
 
 
