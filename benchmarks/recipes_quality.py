@@ -5,8 +5,9 @@
 
 DIR holds `trec` and `banking77`, each with `train.csv` and `test.csv` (columns `text` and `label`), of which 1,000 and
 3,000 training rows are used. Every recipe gets the updates of five epochs in batches of 32; one of several stages
-shares them out as its epochs do, and no stage ends early. Rates are the recipes' own: searched for. Each cell runs in
-a process of its own, so that its peak memory is its own.
+shares them out as its epochs do, and no stage ends early. Rates are the recipes' own, left to
+`auto`: searched for in stages of about 107 updates and more, starting values in shorter ones. Each cell runs in a
+process of its own, so that its peak memory is its own.
 """
 
 import argparse
@@ -95,7 +96,8 @@ def sections() -> Iterator[str]:
         yield f"## All recipes, {name}"
         yield ""
         yield "Written by `benchmarks/recipes_quality.py report`. all-MiniLM-L6-v2; the updates of five epochs for"
-        yield "every recipe, in batches of 32, rates searched for. Test accuracy: mean over the seeds ± their standard"
+        yield "every recipe, in batches of 32, rates left to `auto` (searched for in stages of 107 updates and"
+        yield "more, starting values in shorter ones). Test accuracy: mean over the seeds ± their standard"
         yield "deviation, and the 95 % interval over test rows, its bounds averaged. Share: the most weights that one"
         yield f"stage trains. On {first['machine']}; {versions}."
         yield ""
