@@ -111,6 +111,16 @@ def test_learns_and_moves_everything(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", INSTALLED)
+def test_a_weight_tells_that_it_has_moved(kind: str) -> None:
+    """What is kept of a weight, such as its copy in bfloat16, is told to be stale by the weight's version."""
+    net = Net()
+    optimizer = make(kind, net)
+    before = {name: weight._version for name, weight in net.named_parameters()}
+    update(net, optimizer, 0)
+    assert not {name for name, weight in net.named_parameters() if weight._version == before[name]}
+
+
+@pytest.mark.parametrize("kind", INSTALLED)
 @pytest.mark.parametrize("killed_after", ["an update", "an evaluation"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_goes_on_in_the_same_bytes(kind: str, killed_after: str, device: str) -> None:
