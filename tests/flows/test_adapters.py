@@ -175,9 +175,9 @@ def test_a_later_stage_adds_merges_and_drops_by_name(bert: Path, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def tuned(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> alloytune.Tuned:
-    """Give a whole run that ends on two adapters, one beginning by PiSSA."""
+    """Give a whole run that ends on two adapters, one of them DoRA that begins by PiSSA."""
     attach = [
-        {"name": "low", "lora": {"rank": 2, "pissa": True, "on": "attention"}},
+        {"name": "low", "lora": {"rank": 2, "dora": True, "pissa": True, "on": "attention"}},
         {"shira": {"rank": 2, "on": "mlp"}},
     ]
     given = recipe(bert, attach)

@@ -3,8 +3,10 @@
 import copy
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,37 @@ from alloytune.evaluate.predict import raw_outputs
 from alloytune.models.reload import load_folder
 from alloytune.models.save import Places, save_tuned
 from alloytune.models.verify import difference
+from alloytune.recipe.read import recipe_from
 from architectures import ARCHITECTURES
 from flows.test_resume import MEASURED, weights
 from properties.carried_out import Witness, assert_same, begin, carry_out
-from properties.random_recipes import CHOSEN, recipes
+from properties.random_moves import CHOSEN
+from properties.random_recipes import Model, cases
 
-FAMILIES = ("bert", "gpt2", "llama", "t5")
+SIZES = {
+    "bert": ("num_hidden_layers", "hidden_size"),
+    "gpt2": ("n_layer", "n_embd"),
+    "llama": ("num_hidden_layers", "hidden_size"),
+    "t5": ("num_layers", "d_model"),
+}
 QUICK = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=120)
 
 
+Case = tuple[dict[str, Any], Model]
+Save = Callable[[Model], Path]
+
+
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: ARCHITECTURES[name].save(tmp_path_factory.mktemp(name)) for name in FAMILIES}
+def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
+    @cache
+    def saved(model: Model) -> Path:
+        layers, width = SIZES[model.family]
+        kind = ARCHITECTURES[model.family]
+        sized = replace(kind, settings={**kind.settings, layers: model.layers, width: model.width})
+        return sized.save(tmp_path_factory.mktemp(model.family))
+
+    return saved
 
 
 def begun(recipe: Mapping[str, Any], model: Path) -> Session:
@@ -78,8 +98,8 @@ def assert_reloads(session: Session, folder: Path) -> None:
         assert difference(outputs, expected) < 1e-4, name
 
 
-def obeys(recipe: Mapping[str, Any], models: Mapping[str, Path], family: str, stop: int) -> None:
-    model = models[family]
+def obeys(case: Case, save: Save, stop: int) -> None:
+    recipe, model = case[0], save(case[1])
     session = begun(recipe, model)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -103,13 +123,14 @@ def plain(stages: list[dict[str, Any]], family: str) -> list[dict[str, Any]]:
     ]
 
 
-def splits(recipe: Mapping[str, Any], models: Mapping[str, Path], family: str, micro_batch: int) -> None:
+def splits(case: Case, save: Save, micro_batch: int) -> None:
     """Whether a batch is passed at once or in parts changes nothing beyond rounding."""
-    whole = {**recipe, "precision": "float32", "stages": plain(recipe["stages"], family)}
-    session = begun(whole, models[family])
+    recipe, model = case[0], save(case[1])
+    whole = {**recipe, "precision": "float32", "stages": plain(recipe["stages"], case[1].family)}
+    session = begun(whole, model)
     with tempfile.TemporaryDirectory() as scratch:
         one = carry_out(session, Path(scratch) / "one")
-        other = carry_out(begin({**whole, "micro_batch": micro_batch}, models[family]), Path(scratch) / "other")
+        other = carry_out(begin({**whole, "micro_batch": micro_batch}, model), Path(scratch) / "other")
         assert one.results.keys() == other.results.keys()
         for name, found in other.weights().items():
             assert np.allclose(found, one.weights()[name], rtol=1e-3, atol=1e-5), name
@@ -129,58 +150,55 @@ selections = st.builds("{} {} {}".format, words, st.sampled_from("|&-"), st.samp
 changes = st.lists(st.tuples(st.integers(0, 99), numbers | words | selections | st.none()), min_size=1, max_size=3)
 
 
-def is_begun_or_refused(recipe: Mapping[str, Any], model: Path, changed: list[tuple[int, Any]]) -> None:
+def is_begun_or_refused(case: Case, save: Save, changed: list[tuple[int, Any]]) -> None:
     """Whatever stands in a recipe, it is refused in words or can be carried out as far as is known beforehand."""
-    recipe = copy.deepcopy(dict(recipe))
+    recipe = copy.deepcopy(case[0])
     for number, value in changed:
         places = leaves(recipe["stages"])
         holder, key = places[number % len(places)]
         holder[key] = value
     with suppress(InputError):
-        begin(recipe, model)
+        recipe_from({"model": "none", **recipe})  # most are refused before a model is needed
+        begin(recipe, save(case[1]))
 
 
-families, moments, sizes = st.sampled_from(FAMILIES), st.integers(0, 20), st.integers(1, 7)
+moments, sizes = st.integers(0, 20), st.integers(1, 7)
 
 
-@given(recipes(most=2), families, moments)
+@given(cases(most=2), moments)
 @QUICK
-def test_truths(models: dict[str, Path], recipe: dict[str, Any], family: str, stop: int) -> None:
-    obeys(recipe, models, family, stop)
+def test_truths(save: Save, case: Case, stop: int) -> None:
+    obeys(case, save, stop)
 
 
 @pytest.mark.slow
-@given(recipes(), families, moments)
+@given(cases(), moments)
 @LONG
-def test_truths_at_length(models: dict[str, Path], recipe: dict[str, Any], family: str, stop: int) -> None:
-    obeys(recipe, models, family, stop)
+def test_truths_at_length(save: Save, case: Case, stop: int) -> None:
+    obeys(case, save, stop)
 
 
-@given(recipes(), families, changes)
+@given(cases(), changes)
 @settings(QUICK, max_examples=30)
-def test_refusals(models: dict[str, Path], recipe: dict[str, Any], family: str, changed: list[tuple[int, Any]]) -> None:
-    is_begun_or_refused(recipe, models[family], changed)
+def test_refusals(save: Save, case: Case, changed: list[tuple[int, Any]]) -> None:
+    is_begun_or_refused(case, save, changed)
 
 
 @pytest.mark.slow
-@given(recipes(), families, changes)
+@given(cases(), changes)
 @settings(LONG, max_examples=1500)
-def test_refusals_at_length(
-    models: dict[str, Path], recipe: dict[str, Any], family: str, changed: list[tuple[int, Any]]
-) -> None:
-    is_begun_or_refused(recipe, models[family], changed)
+def test_refusals_at_length(save: Save, case: Case, changed: list[tuple[int, Any]]) -> None:
+    is_begun_or_refused(case, save, changed)
 
 
-@given(recipes(most=2, chance=False), families, sizes)
+@given(cases(most=2, chance=False), sizes)
 @QUICK
-def test_micro_batches(models: dict[str, Path], recipe: dict[str, Any], family: str, micro_batch: int) -> None:
-    splits(recipe, models, family, micro_batch)
+def test_micro_batches(save: Save, case: Case, micro_batch: int) -> None:
+    splits(case, save, micro_batch)
 
 
 @pytest.mark.slow
-@given(recipes(chance=False), families, sizes)
+@given(cases(chance=False), sizes)
 @LONG
-def test_micro_batches_at_length(
-    models: dict[str, Path], recipe: dict[str, Any], family: str, micro_batch: int
-) -> None:
-    splits(recipe, models, family, micro_batch)
+def test_micro_batches_at_length(save: Save, case: Case, micro_batch: int) -> None:
+    splits(case, save, micro_batch)

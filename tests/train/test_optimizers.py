@@ -182,6 +182,16 @@ def test_what_is_set_in_it_is_set(words: dict[str, Any], entries: dict[str, Any]
 
 
 @pytest.mark.parametrize("kind", INSTALLED)
+def test_a_weight_tells_that_it_has_moved(kind: str) -> None:
+    """What is kept of a weight, such as its copy in bfloat16, is told to be stale by the weight's version."""
+    net = Net()
+    optimizer = make(kind, net)
+    before = {name: weight._version for name, weight in net.named_parameters()}
+    update(net, optimizer, 0)
+    assert not {name for name, weight in net.named_parameters() if weight._version == before[name]}
+
+
+@pytest.mark.parametrize("kind", INSTALLED)
 @pytest.mark.parametrize("killed_after", ["an update", "an evaluation"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_goes_on_in_the_same_bytes(kind: str, killed_after: str, device: str) -> None:

@@ -29,6 +29,9 @@ from alloytune.models.roles import Roles
 from alloytune.models.tree import canonical_name
 from alloytune.models.weights import named_weights
 
+# DoRA's lengths in PEFT's names, and as they are written: PEFT reads both, and transformers only the latter.
+AS_WRITTEN = ("lora_magnitude_vector", "lora_magnitude_vector.weight")
+
 
 @dataclass(frozen=True)
 class Attachment:
@@ -195,7 +198,8 @@ def save_adapter(
     whole = adapter_state(all_attached[number], all_attached) | {
         f"base_model.model.{name}": weights[name].detach() for name in head
     }
-    save_file({name: value.contiguous().cpu() for name, value in whole.items()}, folder / "adapter_model.safetensors")
+    written = {name.replace(*AS_WRITTEN): value.contiguous().cpu() for name, value in whole.items()}
+    save_file(written, folder / "adapter_model.safetensors")
     config = copy(all_attached[number].config)
     config.base_model_name_or_path = base
     config.task_type = _task_type(model) if head else None  # PEFT looks for a head where there is a task

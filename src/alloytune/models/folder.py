@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from alloytune.errors import InputError
+from alloytune.models.adapters import AS_WRITTEN
 from alloytune.models.methods import METHODS, Method, Site
 from alloytune.models.roles import Roles
 from alloytune.models.weights import Weights, named_weights
@@ -55,9 +56,10 @@ class FolderSettings(Method):
         A head stays behind: whose labels it knows, the folder does not say. Other whole layers must be the model's own.
         """
         try:
-            saved = load_file(Path(self.path) / WEIGHTS)
+            found = load_file(Path(self.path) / WEIGHTS)
         except (OSError, SafetensorError) as error:
             raise InputError(where, f"the weights in {self.path!r} cannot be read ({error})", "get it anew") from error
+        saved = {name.replace(AS_WRITTEN[1], AS_WRITTEN[0]): value for name, value in found.items()}
         own = {f"base_model.model.{name}": weight for name, weight in named_weights(model).items()}
         beside = {name for name in saved.keys() & own.keys() if torch.equal(saved[name], own[name].cpu())}
         beside |= {f"base_model.model.{name}" for name in head}

@@ -57,12 +57,14 @@ class Optimizer:
         return [group for part in self.parts for group in part.param_groups]
 
     def step(self) -> None:
-        """Update the weights from their gradients."""
+        """Update the weights from their gradients, and note on each that it has moved, which fused AdamW does not."""
         for part in self.parts:
-            if any(weight.grad is not None for group in part.param_groups for weight in group["params"]):
+            moving = [w for group in part.param_groups for w in group["params"] if w.grad is not None]
+            if moving:
                 for group in part.param_groups:
                     _pull(group)
                 part.step()
+                torch.autograd.graph.increment_version(moving)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
