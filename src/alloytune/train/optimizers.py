@@ -64,7 +64,8 @@ class Optimizer:
                 for group in part.param_groups:
                     _pull(group)
                 part.step()
-                torch.autograd.graph.increment_version(moving)
+                for weight in moving:
+                    torch.autograd.graph.increment_version(weight)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
