@@ -34,8 +34,8 @@ class Until(Part):
         gt=0,
         description=(
             "Floating-point operations of training, such as 1e15: those of the stage's first update are counted, with "
-            "padding and all that may move in the stage, and later ones cost as much per token. Smaller passes pad less, "
-            "so that the stage ends a little later."
+            "padding and all that may move in the stage, and later ones cost as much per token. Smaller passes pad "
+            "less, so that the stage ends a little later."
         ),
     )
     score: float | ByMetric | None = Field(
