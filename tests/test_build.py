@@ -141,6 +141,18 @@ def test_layer_decay_holds_for_the_adapters_in_a_layer(state: ModelState, bert: 
     assert found["classifier.weight"] == 1e-2
 
 
+def test_constant_weights_of_a_joint_objective_are_factors_of_the_rates(state: ModelState, bert: Path) -> None:
+    """The rest of the base at `full`, what is partial at full + partial, the adapter at its own, the head whole."""
+    joint = {"mode": "update", "full": 0.3, "partial": 0.7, "adapter": 0.1, "of": "layers[-1:]"}
+    found = rates(session(state, bert, attached=True, train="all | adapter", rate=1e-2, joint=joint))
+    adapter = {name for name in found if "lora" in name}
+    partial = {name for name in found if ".layer.1." in name} - adapter
+    rest = found.keys() - adapter - partial - state.head
+    assert len(rest) > 10
+    expected = {1e-2: partial | state.head, 3e-3: rest, 1e-3: adapter}
+    assert found == pytest.approx({name: rate for rate, names in expected.items() for name in names})
+
+
 def test_muon_gets_hidden_matrices_and_adamw_the_rest(state: ModelState, bert: Path) -> None:
     made = session(state, bert, train="all", optimizer="muon")
     optimizer = make_stage_optimizer(made, 0, build_moving(made, 0))
