@@ -19,7 +19,7 @@ from alloytune.recipe.read import recipe_from
 from alloytune.record.folder import RunFolder
 from alloytune.train.loop import Step
 from alloytune.train.moving import Moving
-from alloytune.train.stage import Progress
+from alloytune.train.stage import Progress, StagePlan
 from alloytune.watch import Watcher
 from data.example_tables import labelled
 
@@ -40,6 +40,7 @@ class Witness(Watcher):
         self.stage = ""
         self.begun: dict[str, Weights] = {}
         self.moves: dict[str, Moving] = {}
+        self.plans: dict[str, StagePlan] = {}
         self.after: dict[str, Weights] = {"(pretrained)": self.weights()} if is_new else {}
         self.results: dict[str, Mapping[str, Any]] = {}
 
@@ -47,8 +48,9 @@ class Witness(Watcher):
         model = self.session.state.model
         return copy_weights(model, named_weights(model))
 
-    def on_stage(self, number: int, stage: Any, moving: Moving, *_: object) -> None:
+    def on_stage(self, number: int, stage: Any, moving: Moving, plan: StagePlan, progress: Progress) -> None:
         self.stage = stage.name
+        self.plans[self.stage] = plan
         self.begun[self.stage], self.moves[self.stage] = self.weights(), moving
 
     def on_step(self, step: Step, progress: Progress) -> None:
