@@ -18,10 +18,12 @@ from alloytune.recipe.shipped import shipped_text
 from alloytune.recipe.yaml_text import load
 from alloytune.report.tables import movement_table
 from alloytune.run import rehearse
+from architectures import ARCHITECTURES
 from flows.test_resume import weights
 from flows.test_shipped import short
 from properties.carried_out import Witness, assert_same, begin, carry_out
 
+FIXED = [0.3, 0.5, 0.8]  # alpha, beta, gamma
 LORA = {"lora": {"rank": 2, "on": "layers[-1:] & (attention | mlp)"}}
 STEADY = {
     "rate": 2e-3,
@@ -240,26 +242,38 @@ def test_shipped_route(tmp_path: Path, bert: Path) -> None:
     assert any("lora_B" in name for name in moved)
 
 
-def test_branches_trained_apart_and_summed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "weight"), [("bert", "validate"), ("gpt2", FIXED), ("bart", FIXED)])
+def test_branches_trained_apart_and_summed(tmp_path: Path, kind: str, weight: str | list[float]) -> None:
     """The fifth reading: theta0 + alpha dF + beta dP + gamma dA, from one snapshot, the adapter folded in."""
     page = (Path(__file__).parents[2] / "docs/joint.md").read_text(encoding="utf-8")
     (text,) = [part for part in page.split("```yaml\n")[1:] if "sum-of-changes" in part]
     recipe, _ = load(text.partition("```")[0], "docs/joint.md")
-    deep = tiny.save_bert(tmp_path / "deep", layers=4)
-    seen = carry_out(begin({**recipe, "batch": 8, "stages": short(recipe["stages"], 2)}, deep), tmp_path / "run")
+    stages = short(recipe["stages"], 2)
+    stages[2]["train"] = "layers[-1:] | head"  # of two layers
+    stages[-1]["combine"]["weight"] = weight
+    model = ARCHITECTURES[kind].save(tmp_path / kind)
+    seen = carry_out(begin({**recipe, "batch": 8, "stages": stages}, model), tmp_path / "run")
     shares, start = seen.results["sum"]["combined"], seen.after["(pretrained)"]
     assert shares.keys() == {"full", "partial", "sum"}
+    assert weight == "validate" or list(shares.values()) == weight
     for back in ("back", "back-again"):
         assert_same(seen.after[back], start)
-    changes = {name: _changes(seen.after[name], start) for name in ("full", "partial", "sum")}
-    bias = "bert.encoder.layer.0.attention.self.query.bias"  # without an adapter, and not partial
-    assert torch.allclose(changes["sum"][bias], shares["full"] * changes["full"][bias], atol=1e-8)
-    assert not changes["partial"][bias].any()
-    query = bias.replace("bias", "weight")
-    of_adapter = changes["sum"][query] - shares["full"] * changes["full"][query]
-    values = torch.linalg.svdvals(of_adapter)
-    assert values[8] < 1e-2 * values[0] or not shares["sum"]  # what is left is of the adapter's rank
+    body = start.keys() - seen.session.state.head
+    changes = {
+        stage: {name: seen.after[stage][name].double() - start[name].double() for name in body}
+        for stage in ("full", "partial", "sum")
+    }
+    changes["adapter"] = dict.fromkeys(body, torch.zeros(())) | of_adapter(seen.after["adapter"], kind == "gpt2")
+    for branch in ("full", "partial", "adapter"):
+        assert max(float(change.abs().max()) for change in changes[branch].values()) > 5e-5
+    for name in body:
+        parts = zip(shares.values(), ("full", "partial", "adapter"), strict=True)
+        expected = sum((share * changes[branch][name] for share, branch in parts), torch.zeros(start[name].shape))
+        assert torch.allclose(changes["sum"][name], expected, rtol=0, atol=2e-7), name
 
 
-def _changes(weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weights[name].double() - start[name].double() for name in start}
+def of_adapter(weights: dict[str, torch.Tensor], transposed: bool) -> dict[str, torch.Tensor]:
+    """Give what LoRA changes, B A times alpha / rank, which is 2 unless set, by the name of the matrix beside it."""
+    pairs = {name: name.replace("lora_A", "lora_B") for name in weights if ".lora_A." in name}
+    found = {a.replace(".lora_A.lora", ""): 2 * weights[b].double() @ weights[a].double() for a, b in pairs.items()}
+    return {name: change.T if transposed else change for name, change in found.items()}
