@@ -180,10 +180,10 @@ def test_what_no_view_weighs_is_refused(bert: Path) -> None:
         begin({"stages": [joint_stage("views", attach={"lora": {"pissa": True}})]}, bert)
 
 
-def shipped(name: str, model: Path, folder: Path, **joint: Any) -> Witness:
+def shipped(name: str, model: Path, folder: Path, updates: int = 4, **joint: Any) -> Witness:
     """Carry out a shipped recipe, cut short; `joint` replaces keys of its objective."""
     recipe, _ = load(shipped_text(name), name)
-    stages = short(recipe["stages"], 4)
+    stages = short(recipe["stages"], updates)
     stages[0] |= {"joint": stages[0]["joint"] | joint}
     return carry_out(begin({**recipe, "batch": 8, "stages": stages}, model), folder)
 
@@ -217,13 +217,20 @@ def test_shipped_joint_views(tmp_path: Path, bert: Path) -> None:
     first = json.loads((tmp_path / "alone/stages/01-joint/steps.jsonl").read_text().splitlines()[0])
     assert row["loss"] == pytest.approx(2 * first["loss"], rel=0.05)  # two views, alike while the adapter does nothing
     assert alone.session.state.attachments == seen.session.state.attachments
+    shipped("joint-views", bert, tmp_path / "drawn", updates=1, kl=1000)
+    drawn = json.loads((tmp_path / "drawn/stages/01-joint/steps.jsonl").read_text())
+    assert drawn["loss"] > row["loss"] + 1e-4  # what lies between the views is dropout's alone
+    (stage,) = seen.session.recipe.stages
+    assert stage.joint is not None
+    assert stage.joint.kl == 0.1
 
 
 def test_shipped_joint_sample(tmp_path: Path, bert: Path) -> None:
-    """One view at a time; what is of no part of it keeps its bits."""
-    seen = shipped("joint-sample", bert, tmp_path / "run", every="1 update", partial=3)
+    """One view at a time, for 20 updates; what is of no part of it keeps its bits."""
+    seen = shipped("joint-sample", bert, tmp_path / "run", updates=21, partial=3)
     parts = by_part(seen)
     turns = rows(tmp_path / "run", "turns", 1)
+    assert [turn["update"] for turn in turns] == [1, 21]
     moves = {"full": {"full", "partial", "head"}, "partial": {"partial", "head"}, "adapter": {"adapter", "head"}}
     for turn in turns:
         assert set(turn["moves"]) == {name for part in moves[turn["view"]] for name in parts.get(part, ())}
