@@ -1,12 +1,16 @@
 """Joint objectives through whole runs: the staged recipe as the limiting case, resumes, micro-batches, the record."""
 
 import json
+from collections import Counter
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
 
 import tiny
 from alloytune.build.session import build_session
@@ -16,7 +20,8 @@ from alloytune.errors import InputError
 from alloytune.recipe.read import recipe_from
 from alloytune.recipe.shipped import shipped_text
 from alloytune.recipe.yaml_text import load
-from alloytune.report.tables import movement_table
+from alloytune.record.folder import RunFolder
+from alloytune.report.tables import movement_table, run_report
 from alloytune.run import rehearse
 from architectures import ARCHITECTURES
 from flows.test_resume import weights
@@ -143,6 +148,44 @@ def test_movement_is_recorded_and_follows_the_weights(tmp_path: Path, bert: Path
         assert [column.header for column in shown.columns] == ["stage", "adapter", "full", "head", "partial"]
         assert [str(cell) for column in shown.columns[3:4] for cell in column.cells] == [f"{last['head']:.3%}"]
     assert ends[0.1]["full"] < 0.3 * ends[1.0]["full"]
+
+
+def test_the_end_of_a_run_shows_the_movement(tmp_path: Path, bert: Path) -> None:
+    result = ran(bert, tmp_path / "run", joint_stage("update", updates=1)).results["joint"]
+    folder, shown = RunFolder(tmp_path / "run"), StringIO()
+    recipe, start = {"metric": "macro_f1"}, folder.read("stages/start.json")
+    results = {"recipe": recipe, "start": start, "stages": [result], "test": None, "predictions": []}
+    folder.write("results.json", results)
+    Console(file=shown, width=160).print(run_report(folder))
+    assert all(f"{part} " in shown.getvalue() for part in result["movement"])
+    assert all(f"{moved:.3%}" in shown.getvalue() for moved in result["movement"].values())
+
+
+@pytest.mark.parametrize(
+    ("mode", "lower", "upper", "more"),
+    [
+        ("update", 1, 1, {}),
+        ("sample", 1, 1, {}),
+        ("route", 1, 1, {}),
+        ("views", 1, 2, {"partial": None, "of": None}),  # what gives the same in both runs once
+        ("views", 2, 3, {}),  # the partial view sees a base of its own
+    ],
+)
+def test_passes_of_an_update(
+    tmp_path: Path, bert: Path, mode: str, lower: int, upper: int, more: dict[str, Any]
+) -> None:
+    stage = joint_stage(mode, updates=2)
+    joint = {**stage["joint"], **more}
+    stage["joint"] = {key: value for key, value in joint.items() if value is not None}
+    session, passes = begin({"batch": 8, "stages": [stage]}, bert), Counter[int]()
+
+    def count(number: int, module: torch.nn.Module, *_: object) -> None:
+        passes[number] += module.training
+
+    for number, layer in enumerate(session.state.model.bert.encoder.layer):
+        layer.intermediate.dense.register_forward_hook(partial(count, number))
+    carry_out(session, tmp_path / "run")
+    assert passes == {0: 2 * lower, 1: 2 * upper}
 
 
 def test_what_no_view_weighs_is_refused(bert: Path) -> None:
