@@ -1,12 +1,16 @@
 """Joint objectives through whole runs: the staged recipe as the limiting case, resumes, micro-batches, the record."""
 
 import json
+from collections import Counter
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
 
 import tiny
 from alloytune.build.session import build_session
@@ -16,12 +20,15 @@ from alloytune.errors import InputError
 from alloytune.recipe.read import recipe_from
 from alloytune.recipe.shipped import shipped_text
 from alloytune.recipe.yaml_text import load
-from alloytune.report.tables import movement_table
+from alloytune.record.folder import RunFolder
+from alloytune.report.tables import movement_table, run_report
 from alloytune.run import rehearse
+from architectures import ARCHITECTURES
 from flows.test_resume import weights
 from flows.test_shipped import short
 from properties.carried_out import Witness, assert_same, begin, carry_out
 
+FIXED = [0.3, 0.5, 0.8]  # alpha, beta, gamma
 LORA = {"lora": {"rank": 2, "on": "layers[-1:] & (attention | mlp)"}}
 STEADY = {
     "rate": 2e-3,
@@ -143,6 +150,44 @@ def test_movement_is_recorded_and_follows_the_weights(tmp_path: Path, bert: Path
     assert ends[0.1]["full"] < 0.3 * ends[1.0]["full"]
 
 
+def test_the_end_of_a_run_shows_the_movement(tmp_path: Path, bert: Path) -> None:
+    result = ran(bert, tmp_path / "run", joint_stage("update", updates=1)).results["joint"]
+    folder, shown = RunFolder(tmp_path / "run"), StringIO()
+    recipe, start = {"metric": "macro_f1"}, folder.read("stages/start.json")
+    results = {"recipe": recipe, "start": start, "stages": [result], "test": None, "predictions": []}
+    folder.write("results.json", results)
+    Console(file=shown, width=160).print(run_report(folder))
+    assert all(f"{part} " in shown.getvalue() for part in result["movement"])
+    assert all(f"{moved:.3%}" in shown.getvalue() for moved in result["movement"].values())
+
+
+@pytest.mark.parametrize(
+    ("mode", "lower", "upper", "more"),
+    [
+        ("update", 1, 1, {}),
+        ("sample", 1, 1, {}),
+        ("route", 1, 1, {}),
+        ("views", 1, 2, {"partial": None, "of": None}),  # what gives the same in both runs once
+        ("views", 2, 3, {}),  # the partial view sees a base of its own
+    ],
+)
+def test_passes_of_an_update(
+    tmp_path: Path, bert: Path, mode: str, lower: int, upper: int, more: dict[str, Any]
+) -> None:
+    stage = joint_stage(mode, updates=2)
+    joint = {**stage["joint"], **more}
+    stage["joint"] = {key: value for key, value in joint.items() if value is not None}
+    session, passes = begin({"batch": 8, "stages": [stage]}, bert), Counter[int]()
+
+    def count(number: int, module: torch.nn.Module, *_: object) -> None:
+        passes[number] += module.training
+
+    for number, layer in enumerate(session.state.model.bert.encoder.layer):
+        layer.intermediate.dense.register_forward_hook(partial(count, number))
+    carry_out(session, tmp_path / "run")
+    assert passes == {0: 2 * lower, 1: 2 * upper}
+
+
 def test_what_no_view_weighs_is_refused(bert: Path) -> None:
     wrong = [
         ({"full": 1, "adapter": 1}, "layers[-1:] | adapter | head", "mode", None),
@@ -178,10 +223,10 @@ def test_what_no_view_weighs_is_refused(bert: Path) -> None:
         begin({"stages": [joint_stage("views", attach={"lora": {"pissa": True}})]}, bert)
 
 
-def shipped(name: str, model: Path, folder: Path, **joint: Any) -> Witness:
+def shipped(name: str, model: Path, folder: Path, updates: int = 4, **joint: Any) -> Witness:
     """Carry out a shipped recipe, cut short; `joint` replaces keys of its objective."""
     recipe, _ = load(shipped_text(name), name)
-    stages = short(recipe["stages"], 4)
+    stages = short(recipe["stages"], updates)
     stages[0] |= {"joint": stages[0]["joint"] | joint}
     return carry_out(begin({**recipe, "batch": 8, "stages": stages}, model), folder)
 
@@ -215,13 +260,20 @@ def test_shipped_joint_views(tmp_path: Path, bert: Path) -> None:
     first = json.loads((tmp_path / "alone/stages/01-joint/steps.jsonl").read_text().splitlines()[0])
     assert row["loss"] == pytest.approx(2 * first["loss"], rel=0.05)  # two views, alike while the adapter does nothing
     assert alone.session.state.attachments == seen.session.state.attachments
+    shipped("joint-views", bert, tmp_path / "drawn", updates=1, kl=1000)
+    drawn = json.loads((tmp_path / "drawn/stages/01-joint/steps.jsonl").read_text())
+    assert drawn["loss"] > row["loss"] + 1e-4  # what lies between the views is dropout's alone
+    (stage,) = seen.session.recipe.stages
+    assert stage.joint is not None
+    assert stage.joint.kl == 0.1
 
 
 def test_shipped_joint_sample(tmp_path: Path, bert: Path) -> None:
-    """One view at a time; what is of no part of it keeps its bits."""
-    seen = shipped("joint-sample", bert, tmp_path / "run", every="1 update", partial=3)
+    """One view at a time, for 20 updates; what is of no part of it keeps its bits."""
+    seen = shipped("joint-sample", bert, tmp_path / "run", updates=21, partial=3)
     parts = by_part(seen)
     turns = rows(tmp_path / "run", "turns", 1)
+    assert [turn["update"] for turn in turns] == [1, 21]
     moves = {"full": {"full", "partial", "head"}, "partial": {"partial", "head"}, "adapter": {"adapter", "head"}}
     for turn in turns:
         assert set(turn["moves"]) == {name for part in moves[turn["view"]] for name in parts.get(part, ())}
@@ -240,26 +292,38 @@ def test_shipped_route(tmp_path: Path, bert: Path) -> None:
     assert any("lora_B" in name for name in moved)
 
 
-def test_branches_trained_apart_and_summed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "weight"), [("bert", "validate"), ("gpt2", FIXED), ("bart", FIXED)])
+def test_branches_trained_apart_and_summed(tmp_path: Path, kind: str, weight: str | list[float]) -> None:
     """The fifth reading: theta0 + alpha dF + beta dP + gamma dA, from one snapshot, the adapter folded in."""
     page = (Path(__file__).parents[2] / "docs/joint.md").read_text(encoding="utf-8")
     (text,) = [part for part in page.split("```yaml\n")[1:] if "sum-of-changes" in part]
     recipe, _ = load(text.partition("```")[0], "docs/joint.md")
-    deep = tiny.save_bert(tmp_path / "deep", layers=4)
-    seen = carry_out(begin({**recipe, "batch": 8, "stages": short(recipe["stages"], 2)}, deep), tmp_path / "run")
+    stages = short(recipe["stages"], 2)
+    stages[2]["train"] = "layers[-1:] | head"  # of two layers
+    stages[-1]["combine"]["weight"] = weight
+    model = ARCHITECTURES[kind].save(tmp_path / kind)
+    seen = carry_out(begin({**recipe, "batch": 8, "stages": stages}, model), tmp_path / "run")
     shares, start = seen.results["sum"]["combined"], seen.after["(pretrained)"]
     assert shares.keys() == {"full", "partial", "sum"}
+    assert weight == "validate" or list(shares.values()) == weight
     for back in ("back", "back-again"):
         assert_same(seen.after[back], start)
-    changes = {name: _changes(seen.after[name], start) for name in ("full", "partial", "sum")}
-    bias = "bert.encoder.layer.0.attention.self.query.bias"  # without an adapter, and not partial
-    assert torch.allclose(changes["sum"][bias], shares["full"] * changes["full"][bias], atol=1e-8)
-    assert not changes["partial"][bias].any()
-    query = bias.replace("bias", "weight")
-    of_adapter = changes["sum"][query] - shares["full"] * changes["full"][query]
-    values = torch.linalg.svdvals(of_adapter)
-    assert values[8] < 1e-2 * values[0] or not shares["sum"]  # what is left is of the adapter's rank
+    body = start.keys() - seen.session.state.head
+    changes = {
+        stage: {name: seen.after[stage][name].double() - start[name].double() for name in body}
+        for stage in ("full", "partial", "sum")
+    }
+    changes["adapter"] = dict.fromkeys(body, torch.zeros(())) | of_adapter(seen.after["adapter"], kind == "gpt2")
+    for branch in ("full", "partial", "adapter"):
+        assert max(float(change.abs().max()) for change in changes[branch].values()) > 5e-5
+    for name in body:
+        parts = zip(shares.values(), ("full", "partial", "adapter"), strict=True)
+        expected = sum((share * changes[branch][name] for share, branch in parts), torch.zeros(start[name].shape))
+        assert torch.allclose(changes["sum"][name], expected, rtol=0, atol=2e-7), name
 
 
-def _changes(weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weights[name].double() - start[name].double() for name in start}
+def of_adapter(weights: dict[str, torch.Tensor], transposed: bool) -> dict[str, torch.Tensor]:
+    """Give what LoRA changes, B A times alpha / rank, which is 2 unless set, by the name of the matrix beside it."""
+    pairs = {name: name.replace("lora_A", "lora_B") for name in weights if ".lora_A." in name}
+    found = {a.replace(".lora_A.lora", ""): 2 * weights[b].double() @ weights[a].double() for a, b in pairs.items()}
+    return {name: change.T if transposed else change for name, change in found.items()}

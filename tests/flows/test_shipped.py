@@ -11,15 +11,19 @@ import pytest
 import torch
 
 import tiny
+from alloytune import measures
+from alloytune.build.plan import build_updates
 from alloytune.errors import InputError
-from alloytune.models.combine import mix
+from alloytune.models.combine import mean, mix
 from alloytune.models.roles import Roles
+from alloytune.models.weights import put_weights
 from alloytune.rates import STARTS
 from alloytune.recipe.read import read_recipe
 from alloytune.recipe.shipped import shipped_names, shipped_text
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.yaml_text import load
-from properties.carried_out import Weights, Witness, begin, carry_out
+from alloytune.train.scores import Gradient, measure_gradients
+from properties.carried_out import Weights, Witness, assert_same, begin, carry_out
 
 LINEARS = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "layer.0.output.dense")
 
@@ -29,6 +33,7 @@ class Ran:
 
     def __init__(self, name: str, model: Path, folder: Path, updates: int = 2) -> None:
         recipe, _ = load(shipped_text(name), name)
+        self.stages = {stage["name"]: stage for stage in recipe["stages"] if "name" in stage}  # as shipped
         session = begin({**recipe, "batch": 8, "stages": short(recipe["stages"], updates)}, model)
         self.roles: Roles = session.state.roles()
         self.folder = folder
@@ -46,6 +51,18 @@ class Ran:
 
     def role(self, *names: str) -> set[str]:
         return set[str]().union(*(self.roles.members[name] for name in names))
+
+    def matrices(self, *names: str) -> set[str]:
+        return {name for name in self.role(*names) if self.pretrained[name].ndim > 1}
+
+    def gradients(self, number: int, names: set[str]) -> dict[str, Gradient]:
+        """Measure anew what the choices of a stage, counted from 0, were made by."""
+        session = self.seen.session
+        stage = session.recipe.stages[number]
+        put_weights(session.state.model, self.seen.begun[stage.name])
+        updates = build_updates(session, number, measures._MEASURING).after(0)
+        loss, batches = session.task.summed_loss, stage.score.batches
+        return measure_gradients(session.state.model, frozenset(names), updates, loss, session.machine, batches)
 
     def score(self, number: int, stage: str, score: str) -> dict[str, float]:
         file = self.folder / f"stages/{number:02}-{stage}/measures/state.json"
@@ -90,9 +107,28 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_bert(tmp_path_factory.mktemp("deep"), layers=4)
 
 
+@pytest.fixture(scope="module")
+def ran_deep(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ran]:
+    return cache(lambda name: Ran(name, deep, tmp_path_factory.mktemp(name) / "run"))
+
+
 def adapted(weights: Weights, adapter: str = "lora") -> set[str]:
     """Give the matrices beside which an adapter's first factor stands."""
     return {name.replace(f".lora_A.{adapter}", "") for name in weights if f"lora_A.{adapter}." in name}
+
+
+def ranks(weights: Weights) -> set[int]:
+    return {len(weight) for name, weight in weights.items() if ".lora_A." in name}
+
+
+def assert_largest(it: Ran, stage: str, scores: Weights) -> None:
+    """The elements that move are those of the largest scores."""
+    moves = it.seen.moves[stage]
+    chosen = torch.cat(
+        [moves.masks.get(n, torch.full(score.shape, n in moves.names)).flatten() for n, score in scores.items()]
+    )
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    assert flat[chosen].min() >= flat[~chosen].max()
 
 
 def is_adapter(name: str) -> bool:
@@ -104,11 +140,10 @@ def body_of(names: set[str]) -> set[str]:
 
 
 def test_all_are_looked_at() -> None:
-    """The founding recipes are run elsewhere."""
+    """Those of joint objectives elsewhere."""
     text = Path(__file__).read_text()
     elsewhere = Path(__file__).with_name("test_joint.py").read_text()
-    older = {"bottleneck", "full", "head", "hybrid", "last-layers", "lora"}
-    assert [name for name in shipped_names() if name not in older and f'"{name}"' not in text + elsewhere] == []
+    assert [name for name in shipped_names() if f'"{name}"' not in text + elsewhere] == []
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -128,6 +163,50 @@ def test_each_suits_a_decoder(name: str, llama: Path) -> None:
         begin({**recipe, "batch": 8}, llama)
 
 
+@pytest.mark.parametrize(("name", "role"), [("full", "all"), ("head", "head")])
+def test_everything_or_the_head(ran: Callable[[str], Ran], name: str, role: str) -> None:
+    it = ran(name)
+    assert it.moving(name) == it.changed(name) == it.role(role)
+
+
+def test_last_layers(ran_deep: Callable[[str], Ran]) -> None:
+    it = ran_deep("last-layers")
+    layers = it.roles.stacks["layers"]
+    assert it.moving("partial") == it.changed("partial") == layers[2] | layers[3] | it.role("head")
+
+
+def test_lora(ran: Callable[[str], Ran]) -> None:
+    it = ran("lora")
+    assert adapted(it.after("adapter")) == it.matrices("attention", "mlp")
+    assert ranks(it.after("adapter")) == {8}
+    assert it.changed("adapter") == body_of(it.moving("adapter")) == it.role("head")
+
+
+def test_bottleneck(ran: Callable[[str], Ran]) -> None:
+    """Behind attention and feed-forward, an eighth as wide as the model."""
+    it = ran("bottleneck")
+    shapes = {name: tuple(weight.shape) for name, weight in it.after("adapter").items() if name not in it.pretrained}
+    downs = {name.partition(".bottleneck_down")[0]: shape for name, shape in shapes.items() if "down" in name}
+    blocks = [f"bert.encoder.layer.{n}.{block}output.dense" for n in (0, 1) for block in ("attention.", "")]
+    assert downs == dict.fromkeys(blocks, (2, 16))
+    assert it.changed("adapter") == body_of(it.moving("adapter")) == it.role("head")
+
+
+def test_hybrid(ran_deep: Callable[[str], Ran]) -> None:
+    """Full, partial, adapter; the later two kept only if they gain."""
+    it = ran_deep("hybrid")
+    layers = it.roles.stacks["layers"]
+    assert list(it.stages) == list(it.seen.moves) == ["full", "partial", "adapter"]
+    assert it.moving("full") == it.role("all")
+    assert it.moving("partial") == layers[2] | layers[3] | it.role("head")
+    assert body_of(it.moving("adapter")) == it.role("head")
+    assert adapted(it.after("adapter")) == it.matrices("attention", "mlp")
+    assert ranks(it.after("adapter")) == {8}
+    assert it.changed("adapter", it.after("partial")) == it.role("head")
+    for stage in ("partial", "adapter"):
+        assert (it.stages[stage]["accept"], it.stages[stage]["otherwise"]) == ({"gain": 0}, "rollback")
+
+
 def test_dora(ran: Callable[[str], Ran]) -> None:
     it = ran("dora")
     lengths = {name for name in it.after("adapter") if "magnitude" in name}
@@ -141,9 +220,9 @@ def test_adalora(ran: Callable[[str], Ran]) -> None:
     values = {name: weight for name, weight in it.after("adapter").items() if ".lora_E." in name}
     assert {weight.shape for weight in values.values()} == {(12, 1)}
     assert len(values) == 12
-    ranks = {name: int((weight != 0).sum()) for name, weight in values.items()}
-    assert sum(ranks.values()) == 8 * 12  # what is left is spread as it matters
-    assert len(set(ranks.values())) > 1
+    left = {name: int((weight != 0).sum()) for name, weight in values.items()}
+    assert sum(left.values()) == 8 * 12  # what is left is spread as it matters
+    assert len(set(left.values())) > 1
     assert it.changed("adapter") == it.role("head")
 
 
@@ -159,12 +238,16 @@ def test_lp_ft(ran: Callable[[str], Ran]) -> None:
     it = ran("lp-ft")
     assert it.moving("head") == it.role("head") == it.changed("head")
     assert it.moving("full") == it.role("all")
-    assert max(it.rates("full").values()) < min(it.rates("head").values())
+    assert list(it.seen.moves) == ["head", "full"]
+    assert set(it.rates("head").values()) == {STARTS["head"].rate}
+    assert set(it.rates("full").values()) == {STARTS["full"].rate}  # no pretrained weight has moved before
+    assert STARTS["full"].rate < STARTS["head"].rate
 
 
 @pytest.mark.parametrize("name", ["hybrid-reversed", "lora-merge-full"])
-def test_adapter_first(ran: Callable[[str], Ran], name: str) -> None:
-    it = ran(name)
+def test_adapter_first(ran_deep: Callable[[str], Ran], name: str) -> None:
+    """What comes after the adapter trains at 0.3 of its usual rate, and is kept only if it gains."""
+    it = ran_deep(name)
     assert body_of(it.moving("adapter")) == it.role("head")
     second = "partial" if name == "hybrid-reversed" else "full"
     assert not any(is_adapter(name) for name in it.after(second))
@@ -172,9 +255,14 @@ def test_adapter_first(ran: Callable[[str], Ran], name: str) -> None:
     merged = {name for name, weight in it.pretrained.items() if not torch.equal(weight, start[name])}
     assert merged - it.role("head") == adapted(it.after("adapter"))
     if second == "partial":
-        assert it.moving("partial") == it.role("layers", "head")  # the model has two layers
+        layers = it.roles.stacks["layers"]
+        assert it.moving("partial") == layers[2] | layers[3] | it.role("head")
     assert it.moving("full") == it.role("all")
-    assert max(it.rates("full").values()) < max(it.rates("adapter").values())
+    gain = 0 if second == "partial" else "0.5 SE"
+    for number, stage in enumerate(list(it.stages)[1:], 1):
+        assert set(it.rates(stage).values()) == {0.3 * STARTS["full"].rate}  # half of the layers count as full
+        assert it.stages[stage]["accept"] == {"gain": gain}
+        assert it.seen.session.recipe.stages[number].state == "reset"
 
 
 def test_surgical(ran: Callable[[str], Ran]) -> None:
@@ -189,13 +277,13 @@ def test_surgical(ran: Callable[[str], Ran]) -> None:
     assert it.score(1, "full", "rgn") != it.score(2, "again-1", "rgn")
 
 
-def test_spectrum(ran: Callable[[str], Ran]) -> None:
-    it = ran("spectrum")
+def test_spectrum(ran_deep: Callable[[str], Ran]) -> None:
+    it = ran_deep("spectrum")
     scores = it.score(1, "spectrum", "spectral_snr")
     chosen = it.moving("spectrum") - it.role("head")
     for kind in ("attention.query", "attention.key", "attention.value", "attention.output", "mlp.up", "mlp.down"):
         matrices = {name for name in it.role(kind) if name in scores}
-        assert len(matrices) == 2
+        assert len(matrices) == 4
         assert chosen & it.role(kind) == {max(matrices, key=lambda name: scores[name])}
     assert len(chosen) == 6
 
@@ -209,6 +297,7 @@ def test_child_tuning(ran: Callable[[str], Ran]) -> None:
     assert sum(int(mask.sum()) for mask in chosen.values()) == pytest.approx(0.3 * total, abs=1)
     assert set(moves.masks) <= layers
     assert moves.names - layers == it.role("all") - layers
+    assert_largest(it, "child", {name: found.mean_square for name, found in it.gradients(0, layers).items()})
     changed = sum(int((it.after("child")[n] != it.pretrained[n]).sum()) for n in layers)
     assert 0.25 * total < changed <= 0.3 * total + 1
 
@@ -224,6 +313,11 @@ def test_relora(ran: Callable[[str], Ran]) -> None:
     assert not any(torch.equal(one, other) for one, other in itertools.pairwise(bases[1:]))
     lefts = [it.after(stage)[query.replace("weight", "lora_A.lora.weight")] for stage in rounds]
     assert all((one - other).abs().max() > 0.01 for one, other in itertools.pairwise(lefts))
+    for stage in rounds:  # up from nothing anew, then down to it
+        schedule = it.seen.plans[stage].schedule
+        assert schedule(0) < schedule(0.03) < schedule(0.06) == 1
+        assert [schedule(0.53), schedule(1)] == pytest.approx([0.5, 0])
+    assert {stage.state for stage in it.seen.session.recipe.stages} == {"reset"}
 
 
 def test_chain_of_lora(ran: Callable[[str], Ran]) -> None:
@@ -253,13 +347,14 @@ def test_rosa(ran: Callable[[str], Ran]) -> None:
     assert sum(int(mask.sum()) for mask in masks.values()) == round(0.006 * total)
     moved = sum(int((it.after("both")[name] != it.pretrained[name]).sum()) for name in matrices)
     assert 0 < moved <= round(0.006 * total)
+    assert_largest(it, "both", {name: found.mean.abs() for name, found in it.gradients(1, matrices).items()})
     assert any(is_adapter(name) for name in it.changed("both", it.after("warm")))
 
 
 def test_hybrid_lora(ran: Callable[[str], Ran]) -> None:
     it = ran("hybrid-lora")
     full, low = body_of(it.moving("hybrid")) - it.role("head"), adapted(it.after("hybrid"))
-    matrices = {name for name in it.role("attention", "mlp") if it.pretrained[name].ndim > 1}
+    matrices = it.matrices("attention", "mlp")
     scores = it.score(1, "hybrid", "lowrank_misfit")
     assert full | low == matrices
     assert not full & low
@@ -299,43 +394,45 @@ def test_soup(ran: Callable[[str], Ran]) -> None:
         assert it.changed(f"back-{number}", it.after("head")) == set()
         assert it.moving(f"full-{number}") == it.role("all")
     assert len(it.changed("full-1", it.after("full-2"))) > 20
+    members = [it.after(name) for name in it.seen.results["soup"]["combined"]]
+    assert_same(it.after("soup"), mean(members))
     values = {name: result["scores"]["values"]["macro_f1"] for name, result in it.seen.results.items()}
     assert values["soup"] >= max(values[f"full-{number}"] for number in (1, 2, 3))
 
 
-def test_reset_half(ran: Callable[[str], Ran]) -> None:
-    it = ran("reset-half")
+def test_reset_half(ran_deep: Callable[[str], Ran]) -> None:
+    it = ran_deep("reset-half")
     for role in ("attention", "mlp", "norm"):
         inside = it.role(role) & it.role("layers")
         count = {
             stage: sum(it.pretrained[n].numel() for n in inside & it.changed(stage)) for stage in ("full", "reset")
         }
-        assert 0.3 * count["full"] < count["reset"] < 0.7 * count["full"]
+        assert count["reset"] == pytest.approx(count["full"] / 2, rel=0.1)
     assert all(it.after("reset")[n].equal(it.after("full")[n]) for n in it.changed("reset") | it.role("head"))
 
 
-def test_r_drop(ran: Callable[[str], Ran], bert: Path, tmp_path: Path) -> None:
+def test_r_drop(ran: Callable[[str], Ran]) -> None:
     it = ran("r-drop")
     assert it.moving("full") == it.role("all")
 
     def first_loss(name: str) -> float:
-        rows = (it.folder if name == "r-drop" else tmp_path / name).glob("stages/01-full/steps.jsonl")
-        return float(json.loads(next(rows).read_text().splitlines()[0])["loss"])
+        rows = (ran(name).folder / "stages/01-full/steps.jsonl").read_text()
+        return float(json.loads(rows.splitlines()[0])["loss"])
 
-    Ran("full", bert, tmp_path / "full")
     assert first_loss("r-drop") != first_loss("full")
+    assert (it.stages["full"]["r_drop"], it.stages["full"]["dropout"]) == (1, 0.1)
 
 
 def test_prelora_like(ran: Callable[[str], Ran]) -> None:
     it = ran("prelora-like")
     high, low = (adapted(it.after("adapter"), name) for name in ("high", "low"))
     changes = it.score(2, "adapter", "weight_change")
-    assert high | low == {name for name in it.role("attention", "mlp") if it.pretrained[name].ndim > 1}
+    assert high | low == it.matrices("attention", "mlp")
     assert not high & low
     assert it.moving("full") == it.role("all")
     assert min(changes[name] for name in high) >= max(changes[name] for name in low)
-    ranks = {name.split(".")[-2]: len(w) for name, w in it.after("adapter").items() if "lora_A" in name}
-    assert ranks == {"high": 16, "low": 4}
+    found = {name.split(".")[-2]: len(w) for name, w in it.after("adapter").items() if "lora_A" in name}
+    assert found == {"high": 16, "low": 4}
 
 
 def test_heft_like(ran: Callable[[str], Ran]) -> None:

@@ -21,7 +21,7 @@ from alloytune.record.folder import RunFolder
 from alloytune.tasks.task import Scores
 from alloytune.train.loop import Step
 from alloytune.train.moving import Moving
-from alloytune.train.stage import Progress
+from alloytune.train.stage import Progress, StagePlan
 from alloytune.watch import Watcher
 from data.example_tables import labelled
 
@@ -40,8 +40,16 @@ class Witness(Watcher):
         self.folder = folder
         self.stop = stop
         self.updates = 0
+<<<<<<< HEAD
         self.last = self.weights()
         self.after: dict[str, Weights] = {"(pretrained)": self.last} if is_new else {}
+=======
+        self.stage = ""
+        self.begun: dict[str, Weights] = {}
+        self.moves: dict[str, Moving] = {}
+        self.plans: dict[str, StagePlan] = {}
+        self.after: dict[str, Weights] = {"(pretrained)": self.weights()} if is_new else {}
+>>>>>>> shippedtests
         self.results: dict[str, Mapping[str, Any]] = {}
 
     def weights(self) -> Weights:
@@ -53,9 +61,16 @@ class Witness(Watcher):
             names |= {f"{start}{name}" for name in named_weights(heads.model_of(key))}
         return heads.copy(names)
 
+<<<<<<< HEAD
     def on_stage(self, number: int, stage: Any, moving: Moving, *_: object) -> None:
         self.stage, self.moving = self.folder.stage(number, stage.name), moving
         self.last, self.turn = self.weights(), None
+=======
+    def on_stage(self, number: int, stage: Any, moving: Moving, plan: StagePlan, progress: Progress) -> None:
+        self.stage = stage.name
+        self.plans[self.stage] = plan
+        self.begun[self.stage], self.moves[self.stage] = self.weights(), moving
+>>>>>>> shippedtests
 
     def on_step(self, step: Step, progress: Progress) -> None:
         self.updates += 1
