@@ -213,7 +213,6 @@ def test_layer_decay_holds_for_the_adapters_in_a_layer(state: ModelState, bert: 
     assert found["classifier.weight"] == 1e-2
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("more", [{"label_smoothing": 0.2}, {"mixout": 0.5}, {"dropout": 0.5}, {"r_drop": 1}], ids=str)
 def test_each_regulariser_changes_the_loss(state: ModelState, bert: Path, more: dict[str, float]) -> None:
     with torch.no_grad():
@@ -228,7 +227,8 @@ def test_each_regulariser_changes_the_loss(state: ModelState, bert: Path, more: 
         with in_training_form(it, 0):
             losses.append(float(loss(state.model.train(), TASK.collate(examples, it.tokenizer)).detach()))
     assert losses[0] != losses[1]
-=======
+
+
 def test_constant_weights_of_a_joint_objective_are_factors_of_the_rates(state: ModelState, bert: Path) -> None:
     """The rest of the base at `full`, what is partial at full + partial, the adapter at its own, the head whole."""
     joint = {"mode": "update", "full": 0.3, "partial": 0.7, "adapter": 0.1, "of": "layers[-1:]"}
@@ -239,7 +239,6 @@ def test_constant_weights_of_a_joint_objective_are_factors_of_the_rates(state: M
     assert len(rest) > 10
     expected = {1e-2: partial | state.head, 3e-3: rest, 1e-3: adapter}
     assert found == pytest.approx({name: rate for rate, names in expected.items() for name in names})
->>>>>>> shippedtests
 
 
 def test_muon_gets_hidden_matrices_and_adamw_the_rest(state: ModelState, bert: Path) -> None:

@@ -66,7 +66,7 @@ def _require_difference(session: "Session", number: int, joint: Joint, where: st
     """Raise InputError where the full and the partial view are one function, computed twice."""
     beside = session.recipe.beside(number)
     both = {"full", "partial"} <= joint.weights.keys() and beside.get("full") == beside.get("partial")
-    if both and not _around_partial(session, joint, blend.parts):
+    if both and joint.over != "pretrained" and "full" not in blend.parts.values():
         raise InputError(
             where,
             "nothing of the base but the partial weights moves, so that the full view is the partial one again",
@@ -227,17 +227,12 @@ def _frozen(session: "Session", joint: Joint, parts: Mapping[str, Part]) -> Weig
     """Give the values of the base around the partial weights, on the model's device."""
     if joint.partial is None:
         return {}
-    names = _around_partial(session, joint, parts)
-    values = session.pretrained_weights() if joint.over == "pretrained" else copy_weights(session.state.model, names)
-    return {name: values[name].to(session.machine.device) for name in names}
-
-
-def _around_partial(session: "Session", joint: Joint, parts: Mapping[str, Part]) -> frozenset[str]:
-    """Name what of the base is not partial, and may differ from what the partial view has there."""
     roles = session.state.roles().members
     moved = session.state.touched if joint.over == "pretrained" else frozenset(parts)
     base = roles["all"] - roles.get("head", frozenset())
-    return frozenset(name for name in moved & base if parts.get(name) != "partial")
+    names = {name for name in moved & base if parts.get(name) != "partial"}
+    values = session.pretrained_weights() if joint.over == "pretrained" else copy_weights(session.state.model, names)
+    return {name: values[name].to(session.machine.device) for name in names}
 
 
 def make_around(session: "Session", number: int, course: Course) -> Around | None:

@@ -40,16 +40,11 @@ class Witness(Watcher):
         self.folder = folder
         self.stop = stop
         self.updates = 0
-<<<<<<< HEAD
-        self.last = self.weights()
-        self.after: dict[str, Weights] = {"(pretrained)": self.last} if is_new else {}
-=======
-        self.stage = ""
         self.begun: dict[str, Weights] = {}
         self.moves: dict[str, Moving] = {}
         self.plans: dict[str, StagePlan] = {}
-        self.after: dict[str, Weights] = {"(pretrained)": self.weights()} if is_new else {}
->>>>>>> shippedtests
+        self.last = self.weights()
+        self.after: dict[str, Weights] = {"(pretrained)": self.last} if is_new else {}
         self.results: dict[str, Mapping[str, Any]] = {}
 
     def weights(self) -> Weights:
@@ -61,16 +56,11 @@ class Witness(Watcher):
             names |= {f"{start}{name}" for name in named_weights(heads.model_of(key))}
         return heads.copy(names)
 
-<<<<<<< HEAD
-    def on_stage(self, number: int, stage: Any, moving: Moving, *_: object) -> None:
-        self.stage, self.moving = self.folder.stage(number, stage.name), moving
-        self.last, self.turn = self.weights(), None
-=======
     def on_stage(self, number: int, stage: Any, moving: Moving, plan: StagePlan, progress: Progress) -> None:
-        self.stage = stage.name
-        self.plans[self.stage] = plan
-        self.begun[self.stage], self.moves[self.stage] = self.weights(), moving
->>>>>>> shippedtests
+        self.stage, self.moving = self.folder.stage(number, stage.name), moving
+        self.moves[stage.name], self.plans[stage.name] = moving, plan
+        self.begun[stage.name] = self.last = self.weights()
+        self.turn = None
 
     def on_step(self, step: Step, progress: Progress) -> None:
         self.updates += 1
@@ -85,8 +75,8 @@ class Witness(Watcher):
         """See that since its turn began nothing has moved but what the record says of that turn."""
         turn, now = self.stage.rows("turns")[-1], self.weights()
         if turn != self.turn:
-            self.turn, self.begun = turn, self.last
-        assert_still(self.begun, now, self.may_move(turn["moves"]))
+            self.turn, self.before = turn, self.last
+        assert_still(self.before, now, self.may_move(turn["moves"]))
         self.last = now
 
     def may_move(self, counts: Mapping[str, int]) -> dict[str, tuple[int, Tensor | bool]]:
