@@ -196,6 +196,12 @@ def test_what_no_view_weighs_is_refused(bert: Path) -> None:
         ({"mode": "route", "full": 1, "adapter": 1}, "layers[0] | adapter", "mode", "no layer moves full"),
         ({"mode": "views", "full": 1, "adapter": 2}, "(all - head) | adapter", "joint", "moved by two of the views"),
         ({"mode": "views", "full": 1, "adapter": 2, "kl": 0.5}, "(all - head) | adapter", "mode", None),
+        (
+            {"mode": "views", "full": 1, "partial": 1, "of": "layers[-1:]", "adapter": 1, "over": "pretrained"},
+            "all | adapter",
+            "joint",
+            None,
+        ),
         ({"mode": "views", "full": 1, "adapter": "0 until 50%, 2"}, "(all - head) | adapter", "mode", None),
         (
             {"mode": "views", "full": 1, "partial": 5, "of": "layers[-1:]", "adapter": 1},
