@@ -138,8 +138,8 @@ def test_every_way_of_combining(bert: Path, tmp_path: Path) -> None:
 class Looks(Witness):
     """Keeps the weights of every evaluation."""
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session, None, is_new=True)
+    def __init__(self, session: Session, folder: RunFolder) -> None:
+        super().__init__(session, folder, None, is_new=True)
         self.seen: list[Weights] = []
 
     def on_scores(self, scores: Scores, progress: Progress) -> None:
@@ -151,8 +151,9 @@ def test_a_running_average(bert: Path, tmp_path: Path, weight: float | None) -> 
     average = {"how": "running-average"} | ({"weight": weight} if weight else {})
     only = stage("one", "head", until={"updates": 3}, evaluate="1 update", combine=average)
     session = begin({"batch": 8, "stages": [only]}, bert)
-    looks = Looks(session)
-    run._train(RunFolder(tmp_path), session, looks)
+    folder = RunFolder(tmp_path)
+    looks = Looks(session, folder)
+    run._train(folder, session, looks)
     first, second, third = looks.seen
     shares = [0.3, 0.3] if weight else [1 / 2, 1 / 3]
     expected = mix(mix(first, [second], shares[:1]), [third], shares[1:])
