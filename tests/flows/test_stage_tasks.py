@@ -306,7 +306,7 @@ def test_micro_batches_change_nothing_in_views_of_their_own(bert: Path, tmp_path
     assert max(float(ends[0][name].abs().max()) for name in ends[0] if name.startswith("both.full:")) > 0
 
 
-@pytest.mark.parametrize("word", ["validate", "gradnorm", "uncertainty"])
+@pytest.mark.parametrize("word", ["validate", "gradnorm", pytest.param("uncertainty", marks=pytest.mark.slow)])
 def test_found_weights_go_on_where_they_were(bert: Path, tmp_path: Path, word: str) -> None:
     """Ended between checkpoints and evaluations, again and again: the same weights, the same record."""
     mode = {"full": word, "adapter": word, "kl": "0"}
