@@ -44,7 +44,8 @@ ONE = {
     ],
 }
 CANNOT_MERGE = {"bottleneck", "prefix"}
-LIKE_LORA = {"dora", "vera", "oft", "shira", "pissa", "bottleneck"}  # other weights beside the base, by the same code: in the slow tier
+# Other weights beside the base, by the same code: in the slow tier.
+LIKE_LORA = {"dora", "vera", "oft", "shira", "pissa", "bottleneck"}
 
 
 class Stopped(Exception):  # noqa: N818 - stands for a kill
