@@ -12,10 +12,11 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Collection
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from quality import HERE, MODEL, machine, read_cells
@@ -41,7 +42,8 @@ def main() -> None:
     run.add_argument("--multilingual", required=True, help="folder with multilingual-e5-small")
     run.add_argument("--name", required=True, help="names the set of cells, such as cpu")
     run.add_argument("--sets", nargs="+", default=list(ROWS))
-    run.add_argument("--rates", choices=("grid", AUTO), nargs="+", default=("grid", AUTO))
+    run.add_argument("--rates", nargs="+", default=("grid", AUTO), help="grid, auto, or rates of the grid")
+    run.add_argument("--seeds", nargs="+", type=int, default=[0])
     run.add_argument("--workers", type=int, default=1)
     run.add_argument("--output", type=Path, default=CELLS)
     commands.add_parser("report")
@@ -53,25 +55,31 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     models = {"trec": MODEL, "banking77": MODEL, "zh_reviews": options.multilingual}
     cells = [
-        (output / f"{name}-{method}-{rate}.json", options.data / name, models[name], method, str(rate))
+        (output / cell_name(name, method, rate, seed), options.data / name, models[name], method, str(rate), seed)
+        for seed in options.seeds
         for name in options.sets
-        for place in from_the_middle(options.rates)
+        for place in from_the_middle()
         for method, rates in GRID.items()
         for rate in [AUTO if place is None else rates[place]]
+        if str(rate) in options.rates or (place is not None and "grid" in options.rates)
     ]
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         for done in [pool.submit(run_cell, *cell) for cell in cells if not cell[0].exists()]:
             print(done.result(), flush=True)
 
 
-def from_the_middle(kinds: Collection[str]) -> list[int | None]:
+def cell_name(name: str, method: str, rate: float | str, seed: int) -> str:
+    """Name the file of a cell."""
+    return f"{name}-{method}-{rate}{f'-seed{seed}' if seed else ''}.json"
+
+
+def from_the_middle() -> list[int | None]:
     """Give the places in a grid from its middle outwards, `auto` (None) first: a run cut short has seen the peak."""
-    auto: list[int | None] = [None] if AUTO in kinds else []
     num_rates = len(GRID["full"])
-    return auto + (sorted(range(num_rates), key=lambda n: abs(n - num_rates // 2)) if "grid" in kinds else [])
+    return [None, *sorted(range(num_rates), key=lambda n: abs(n - num_rates // 2))]
 
 
-def run_cell(file: Path, data: Path, model: str, method: str, rate: str) -> str:
+def run_cell(file: Path, data: Path, model: str, method: str, rate: str, seed: int) -> str:
     """Train one method at one rate and write its cell."""
     import alloytune
     from alloytune.models.load import quiet
@@ -86,6 +94,7 @@ def run_cell(file: Path, data: Path, model: str, method: str, rate: str) -> str:
             test=str(test),
             rows=ROWS[data.name],
             output=Path(scratch) / "run",
+            seed=seed,
             overrides=(f"stages.0.rate={rate}",),
         )
         (folder,) = (tuned.folder.path / "stages").glob("01-*")
@@ -95,6 +104,7 @@ def run_cell(file: Path, data: Path, model: str, method: str, rate: str) -> str:
         "set": data.name,
         "method": method,
         "rate": rate,
+        "seed": seed,
         "rates": stage["rates"],
         "sweeps": sweeps,
         "accuracy": tuned.scores["accuracy"],
@@ -125,9 +135,10 @@ def page(groups: dict[str, list[dict[str, Any]]]) -> str:
         "# Rates",
         "",
         "Written by `benchmarks/rates.py report`; the script's docstring says how to run it again. Five epochs in",
-        "batches of 32, linear schedule, one seed; `trec` (1,000 rows, a tenth of them for validation) and `banking77`",
+        "batches of 32, linear schedule; `trec` (1,000 rows, a tenth of them for validation) and `banking77`",
         "(3,000) with all-MiniLM-L6-v2, `zh_reviews` (2,000) with multilingual-e5-small. Test accuracy at nine rates,",
-        "the best in bold, and at the rate that `auto` found. SE is the standard error of the best one's accuracy.",
+        "the best in bold, and at the rate that `auto` found; means, where there are several seeds. SE is the standard",
+        "error of the best one's accuracy.",
         "",
     ]
     for name, cells in groups.items():
@@ -140,7 +151,7 @@ def page(groups: dict[str, list[dict[str, Any]]]) -> str:
 
 def table(method: str, cells: list[dict[str, Any]]) -> list[str]:
     """Write the grid of one method: rates down, data sets across; a cell that was not run leaves a gap."""
-    found = {(cell["rate"], cell["set"]): cell["accuracy"] for cell in cells if cell["rate"] != AUTO}
+    found = {key: accuracy for key, (accuracy, _) in means(cells).items() if key[0] != AUTO}
     best = {name: max((value for (_, its), value in found.items() if its == name), default=None) for name in ROWS}
     lines = [f"| `{method}` | " + " | ".join(ROWS) + " |", "|---|" + "---|" * len(ROWS)]
     for rate in GRID[method]:
@@ -153,24 +164,38 @@ def table(method: str, cells: list[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+def means(cells: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, int]]:
+    """Give the mean accuracy and the number of seeds by rate and data set."""
+    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for cell in cells:
+        taken[cell["rate"], cell["set"]].append(cell["accuracy"])
+    return {key: (mean(values), len(values)) for key, values in taken.items()}
+
+
 def verdicts(cells: list[dict[str, Any]]) -> list[str]:
-    """Write how `auto` did against the best of the grid."""
-    lines = ["| data | method | best of the grid | SE | `auto` | at rate | within one SE |", "|---|" + "---|" * 6]
+    """Write how `auto` did against the best of the grid, among the rates that were trained with as many seeds."""
+    lines = [
+        "| data | method | best of the grid | seeds | SE | `auto` | at rate | within one SE |",
+        "|---|" + "---|" * 7,
+    ]
     for name in ROWS:
         for method in GRID:
             of_case = [cell for cell in cells if (cell["set"], cell["method"]) == (name, method)]
-            grid = [cell for cell in of_case if cell["rate"] != AUTO]
+            grid = {rate: it for (rate, _), it in means(of_case).items() if rate != AUTO}
             found = [cell for cell in of_case if cell["rate"] == AUTO]
             if not grid or not found:
                 continue
-            best = max(grid, key=lambda cell: float(cell["accuracy"]))
-            error = math.sqrt(best["accuracy"] * (1 - best["accuracy"]) / best["rows"]["test"])
-            is_near = found[0]["accuracy"] >= best["accuracy"] - error
-            at = ", ".join(f"{rate:.2g}" for rate in found[0]["rates"])
-            shown = f"{best['accuracy']:.4f} at {best['rate']} ({len(grid)} of {len(GRID[method])} rates)"
+            auto, num_seeds = means(found)[AUTO, name]
+            best, accuracy = max(
+                ((rate, value) for rate, (value, seeds) in grid.items() if seeds >= num_seeds), key=lambda pair: pair[1]
+            )
+            error = math.sqrt(accuracy * (1 - accuracy) / found[0]["rows"]["test"])
+            is_near = auto >= accuracy - error
+            at = ", ".join(f"{rate:.2g}" for cell in found for rate in cell["rates"])
+            shown = f"{accuracy:.4f} at {best} ({len(grid)} of {len(GRID[method])} rates)"
             verdict = "yes" if is_near else "no"
             lines.append(
-                f"| {name} | `{method}` | {shown} | {error:.4f} | {found[0]['accuracy']:.4f} | {at} | {verdict} |"
+                f"| {name} | `{method}` | {shown} | {num_seeds} | {error:.4f} | {auto:.4f} | {at} | {verdict} |"
             )
     reached = [line.endswith("| yes |") for line in lines[2:]]
     return [*lines, "", f"Within one standard error of the grid's best in {sum(reached)} of {len(reached)} cases.", ""]
