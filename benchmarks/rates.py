@@ -191,7 +191,7 @@ def verdicts(cells: list[dict[str, Any]]) -> list[str]:
             )
             error = math.sqrt(accuracy * (1 - accuracy) / found[0]["rows"]["test"])
             is_near = auto >= accuracy - error
-            at = ", ".join(f"{rate:.2g}" for cell in found for rate in cell["rates"])
+            at = ", ".join(dict.fromkeys(f"{rate:.2g}" for cell in found for rate in cell["rates"]))
             shown = f"{accuracy:.4f} at {best} ({len(grid)} of {len(GRID[method])} rates)"
             verdict = "yes" if is_near else "no"
             lines.append(
