@@ -1,5 +1,6 @@
 """From recipe to what moves."""
 
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BartConfig, BertConfig, GPT2Config, LlamaConfig, MT5Config, PreTrainedConfig, T5Config
 
 import tiny
 from alloytune.build.attaching import build_attachments
-from alloytune.build.moving import build_moving
+from alloytune.build.moving import build_moving, family_of
 from alloytune.build.plan import build_plan
 from alloytune.build.session import Session
 from alloytune.errors import InputError
@@ -24,6 +26,7 @@ from alloytune.models.methods import LoraSettings
 from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.pace import in_training_form, make_stage_loss, make_stage_optimizer
+from alloytune.rates import Family
 from alloytune.recipe.read import recipe_from
 from alloytune.selection import REHEARSAL, resolve
 from alloytune.tasks.task import Example
@@ -51,6 +54,22 @@ def series(bert: Path, rows: int = 100) -> Updates:
 
 def rates(session: Session) -> dict[str, float]:
     return {name: group.rate for group in build_moving(session, 0).groups for name in group.names}
+
+
+@pytest.mark.parametrize(
+    ("config", "family"),
+    [
+        (BertConfig, "encoder"),
+        (BartConfig, "encoder"),
+        (GPT2Config, "decoder"),
+        (LlamaConfig, "decoder"),
+        (partial(BertConfig, is_decoder=True), "decoder"),
+        (T5Config, "t5"),
+        (MT5Config, "t5"),
+    ],
+)
+def test_families_of_models(config: Callable[[], PreTrainedConfig], family: Family) -> None:
+    assert family_of(config()) == family
 
 
 def test_rates_by_selection_come_first(state: ModelState, bert: Path) -> None:

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,11 @@ def test_help_answers_at_once() -> None:
         spans.append(time.perf_counter() - began)
     assert b"train" in done.stdout
     assert min(spans) < 0.5
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    done = subprocess.run([sys.executable, "-m", "alloytune", "--version"], capture_output=True, check=True, text=True)
+    assert done.stdout.split() == ["alloytune", version("alloytune")] == ["alloytune", alloytune.__version__]
 
 
 def test_public_names_are_sorted_and_there() -> None:

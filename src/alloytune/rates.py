@@ -13,7 +13,9 @@ Larger models want lower ones. multilingual-e5-small, twice as deep, wants three
 for full fine-tuning and 2e-4 to 5e-4 for adapters at the size of BERT-base. The last layers care less for how many are
 below them (0.93 at 3e-4, 0.94 at 5.4e-4, 0.93 at 1e-3 on `trec`). Rates of the head alone and of adapters with few
 weights go down half as steeply, which meets VeRA's 1e-2 (Kopiczko et al. 2024) and the 5e-3 to 1e-2 of prefixes (Liu et
-al. 2022, P-tuning v2). Smaller models keep the measured rate.
+al. 2022, P-tuning v2). Smaller models keep the measured rate. Decoders of 0.3 to 3 billion weights are usually trained
+in full at 2e-5 to 5e-5, larger ones at 1e-5 to 2e-5; T5 "needs a slightly higher learning rate ... 1e-4 and 3e-4 work
+well" (its page in transformers' documentation).
 """
 
 import math
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["full", "partial", "vectors", "scaled", "adapter", "adalora", "few", "head"]
+Family = Literal["encoder", "decoder", "t5"]
 
 MEASURED_BODY = 10_646_784  # weights in the layers of all-MiniLM-L6-v2
 AT_TWICE = 0.3  # of its rates suit multilingual-e5-small, which has twice as many
@@ -47,6 +50,8 @@ STARTS: dict[Kind, Start] = {
     "few": Start(3e-2, 3e-3, 0.5),
     "head": Start(6e-2, 1e-3, 0.5),
 }
+LEAST_IN_FULL: dict[Family, float] = {"decoder": 2e-5, "t5": 1e-4}  # where a family does not go as low as others
+LARGE = 5_000_000_000  # weights in the layers of models that all go as low
 KINDS_OF_ADAPTERS: dict[str, Kind] = {"adalora": "adalora", "vera": "few", "ia3": "few", "prefix": "few"}
 
 
@@ -60,16 +65,17 @@ def adapter_rate(kind: str, num_body: int, reach: float = 1.0, *, again: bool = 
     return auto_rate(KINDS_OF_ADAPTERS.get(kind, "adapter"), num_body, again=again) / math.sqrt(max(reach, 1.0))
 
 
-def auto_rate(kind: Kind, num_body: int, *, again: bool = False) -> float:
+def auto_rate(kind: Kind, num_body: int, family: Family = "encoder", *, again: bool = False) -> float:
     """Give the starting rate for weights of a kind in a model with `num_body` weights in its layers.
 
     `full` is half of the layers or more, `partial` any smaller part of the pretrained weights, `vectors` biases
     and norms alone, `head` the head alone; `scaled` is the largest rate where every tensor trains at a share of it,
     most of them at less than a fiftieth; `few` are adapters with a few weights in a layer.
-    all-MiniLM-L6-v2, full: 3e-4. BERT-base (85 million), full: 3e-5; adapter: 3e-4.
+    all-MiniLM-L6-v2, full: 3e-4. BERT-base (85 million), full: 3e-5; adapter: 3e-4. A Llama of a billion, full: 2e-5.
     """
     start = STARTS[kind]
-    rate = max(start.rate * math.pow(_fall(num_body), start.steepness), start.least)
+    least = LEAST_IN_FULL.get(family, 0.0) if kind == "full" and num_body < LARGE else 0.0
+    rate = max(start.rate * math.pow(_fall(num_body), start.steepness), start.least, least)
     return rate * AGAIN if again else rate
 
 

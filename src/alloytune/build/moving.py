@@ -2,18 +2,28 @@
 
 from math import prod
 
+from transformers import PreTrainedConfig
+
 from alloytune.build.selections import scale, select_turn
 from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.joint import constant_factors, find_parts
 from alloytune.models.roles import Roles
 from alloytune.pace import layer_shares, optimizer_settings, role_of
-from alloytune.rates import Kind, adapter_rate, auto_rate
+from alloytune.rates import Family, Kind, adapter_rate, auto_rate
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.types.stage import Stage
 from alloytune.selected import Selected
 from alloytune.selection import REHEARSAL, Chooser, resolve
+from alloytune.tasks.objectives import objective_in
 from alloytune.train.moving import Group, Moving, Part, Role
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """Tell by which family's rates a model is usually trained; one of two sides goes as encoders do, but for T5."""
+    if "t5" in config.model_type:
+        return "t5"
+    return "decoder" if objective_in(config) == "next" else "encoder"
 
 
 def build_moving(session: Session, number: int, chooser: Chooser | None = None) -> Moving:
@@ -116,7 +126,7 @@ def _auto_rates(
     recipe, learning = session.recipe, session.recipe.learning_of(number)
     goes_on = any(recipe.learning_of(n) == learning for n in range(number) if recipe.stages[n].train is not None)
     again = goes_on and bool(pretrained & session.state.touched) and not is_scaled
-    of_pretrained = auto_rate(kind, num_body, again=again)
+    of_pretrained = auto_rate(kind, num_body, family_of(session.state.model.config), again=again)
     of_adapters = {
         name: adapter_rate(
             attachment.settings.kind, num_body, attachment.settings.reach, again=goes_on and session.state.base_moved

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from alloytune import __version__
 from alloytune.cli.answers import free_names, require_writable, write_table
 from alloytune.cli.inputs import given_of, read_complete, read_for, require_nothing_beside_resume
 from alloytune.cli.options import (
@@ -50,9 +51,18 @@ app = typer.Typer(
 console = Console()
 
 
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"alloytune {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Read the options that all commands share; `main` has taken --debug out already."""
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, PreTrainedConfig
 
 from alloytune.errors import InputError
 
@@ -15,7 +15,11 @@ def objective_of(source: str) -> Objective | None:
     An encoder has a head for the next token as well in transformers, but sees that token unless it is set up as a
     decoder.
     """
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return objective_in(AutoConfig.from_pretrained(source, trust_remote_code=False))
+
+
+def objective_in(config: PreTrainedConfig) -> Objective | None:
+    """Tell the same of a model's config."""
     is_decoder = getattr(config, "is_decoder", False)
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not is_decoder:
         return "masked"
