@@ -33,6 +33,11 @@ class InputError(AlloytuneError):
         self.remedy = remedy
 
 
+def first_line(error: BaseException) -> str:
+    """Give what another library says of an error, in one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a recipe. `line` and `column` count from 1; None where a value has no place in a file."""
@@ -49,10 +54,12 @@ class Problem:
 
 
 class RecipeError(InputError):
-    """All mistakes found in one recipe."""
+    """All mistakes found in one recipe; `where` and `what` are those of the first."""
 
     def __init__(self, problems: list[Problem]) -> None:
         AlloytuneError.__init__(self, "\n".join(str(problem) for problem in problems))
+        first = problems[0]
+        self.where, self.what, self.remedy = first.path or first.source, first.message, "mend the recipe"
         self.problems = problems
 
 

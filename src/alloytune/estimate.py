@@ -20,6 +20,7 @@ from alloytune.evaluate.predict import ROWS_PER_PASS, predict, scoring_passes
 from alloytune.joint import make_training_loss, typical_updates
 from alloytune.models.weights import free_only, named_weights
 from alloytune.pace import in_training_form, make_stage_optimizer, row_tables
+from alloytune.rate_search import num_searching
 from alloytune.stages import begin_stage
 from alloytune.tasks.task import Batch, Example
 from alloytune.tasks.tokenized import count_tokens
@@ -159,7 +160,7 @@ def _probe(session: Session, number: int, full: UpdateCost, held: int) -> StageE
         num_evaluations=training.num_evaluations
         + (stage.combine is not None)
         + (0 if combination is None else combination.most_evaluations),
-        searches=any(group.start is not None for group in moving.groups),
+        searches=any(group.start is not None for group in moving.groups) and num_searching(session, number) > 0,
         update=training.update,
         full=full,
         keeping_seconds=training.keeping_seconds,
@@ -208,7 +209,7 @@ def _training(session: Session, number: int, moving: Moving, course: Course, hel
         num_moving=max(num_moving for _, _, num_moving in costs),
         num_updates=None if math.isinf(most) else math.ceil(most),
         max_seconds=plan.max_seconds,
-        num_evaluations=max(1, round(num_updates / plan.evaluate_every)),
+        num_evaluations=max(1, math.ceil(num_updates / plan.evaluate_every)),
         update=update,
         keeping_seconds=reader.seconds * per_epoch / max(reader.tokens_kept, 1),
         keeping_flops=updates.per_epoch * update.kept_flops,

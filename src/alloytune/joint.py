@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from alloytune.errors import InputError
 from alloytune.models.adapters import adapted_layers
 from alloytune.models.replay import layers_before_adapters
@@ -17,6 +19,7 @@ from alloytune.recipe.types.stage import Stage
 from alloytune.selection import Chooser, resolve
 from alloytune.tasks.abilities import Undivided
 from alloytune.tasks.task import Batch, Scores
+from alloytune.tasks.tokenized import count_tokens, passes
 from alloytune.train.balance import ByGradients, ByUncertainty, ByValidation, last_losses
 from alloytune.train.joint import VIEWS_OF, Balance, Blend, Draws, Piece, WeightCourse, weighted
 from alloytune.train.loop import Loss
@@ -218,8 +221,9 @@ def _validation(session: "Session", number: int) -> Iterator[Batch]:
     beside = dict.fromkeys(session.recipe.beside(number).values())
     for name, learning in [(None, session.learning), *((name, session.learnings[name]) for name in beside)]:
         examples = learning.examples["validation"]
-        for start in range(0, len(examples), ROWS_PER_BATCH):
-            batch = learning.task.collate(examples[start : start + ROWS_PER_BATCH], session.tokenizer)
+        lengths = count_tokens(examples)
+        for chosen in passes(np.arange(len(examples)), lengths, ROWS_PER_BATCH, session.machine.pass_tokens):
+            batch = learning.task.collate([examples[row] for row in chosen], session.tokenizer)
             yield replace(batch, learning=name).to(session.machine.device)
 
 

@@ -41,7 +41,8 @@ def kept_weights(stage: StageFolder) -> Weights:
 def weights_after(folder: RunFolder, session: Session, name: str) -> Weights:
     """Give every weight of the model as it stood after an earlier stage, on the machine's device."""
     number = _place(name, session, kept := kept_stages(folder, session))
-    weights = {**session.pretrained_weights(), **({} if number is None else kept_weights(kept[number]))}
+    left = {} if number is None else session.state.heads.as_current(kept_weights(kept[number]))
+    weights = {**session.pretrained_weights(), **left}
     return {name: weight.to(session.machine.device) for name, weight in weights.items()}
 
 

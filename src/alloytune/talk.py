@@ -11,7 +11,7 @@ from transformers import TextStreamer
 from alloytune.build.session import fit
 from alloytune.errors import InputError
 from alloytune.machine import find_machine
-from alloytune.models.load import load_model, load_tokenizer
+from alloytune.models.load import load_model, load_tokenizer, token_limit
 from alloytune.models.source import locate
 from alloytune.tasks.answering import model_room, write_answers
 from alloytune.tasks.asked import Asked, Form, ask, form_of
@@ -66,7 +66,7 @@ class Writer:
 
     def _write(self, asked: Sequence[Asked], streamer: Any = None) -> list[str]:
         is_two_sided = self.model.config.is_encoder_decoder
-        room = model_room(self.model)
+        room = model_room(self.model, self.tokenizer)
         limit = None if room is None or is_two_sided else max(room - self.max_new_tokens, room // 2)
         tokenize = tokenize_sides if is_two_sided else tokenize_reply
         prompts = []
@@ -84,7 +84,12 @@ class Writer:
 
 def load_writer(place: str, *, max_new_tokens: int | None, temperature: float, seed: int) -> Writer:
     """Load what a run left, or a model as it is; raises InputError where it does not write."""
-    torch.manual_seed(seed)
+    writer = _load_writer(place, max_new_tokens, temperature)
+    torch.manual_seed(seed)  # after what loading draws
+    return writer
+
+
+def _load_writer(place: str, max_new_tokens: int | None, temperature: float) -> Writer:
     if (Path(place) / "results.json").exists():
         tuned = load_tuned(place)
         if not isinstance(tuned.task, Writing):
@@ -93,12 +98,13 @@ def load_writer(place: str, *, max_new_tokens: int | None, temperature: float, s
         return Writer(tuned.model, tuned.tokenizer, form, prompt, max_new_tokens or limit, temperature)
     source = locate(place)
     tokenizer, task = load_tokenizer(source), fit(find_task("generation").blank(), source)
-    model, fresh = load_model(task.auto_class, source, tokenizer, seed, **task.config)
+    model, fresh = load_model(task.auto_class, source, tokenizer, 0, **task.config)
     if fresh or task.config.get("is_decoder"):  # an encoder, put under a decoder's head
         raise InputError(
             "model", f"{place!r} has not learned to write", "give one that has, or a run with task: generation"
         )
     form = "instruction" if getattr(tokenizer, "chat_template", None) else "text"
+    token_limit(model, tokenizer, None)
     device = find_machine().device
     return Writer(model.to(device), tokenizer, form, "{source}", max_new_tokens or 256, temperature)
 

@@ -187,6 +187,13 @@ def test_check_trains_nothing(command: Command, place: Path) -> None:
     assert {path.name for path in place.iterdir()} == {"table.csv", "recipe.yaml"}
 
 
+def test_check_refuses_what_train_refuses(command: Command, place: Path) -> None:
+    for name in ("check", "train"):
+        refused = command(name, "recipe.yaml", "--set", "stages.0.dropout=0", "--set", "stages.0.r_drop=1")
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert "both passes are the same" in refused.err
+
+
 def test_roles_of_a_model(command: Command, bert: Path, gpt2: Path) -> None:
     shown = command("roles", gpt2, "layers[-1:] & attention")
     assert shown.code == 0, shown.err

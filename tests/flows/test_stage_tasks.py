@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -105,6 +106,24 @@ def alone(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, M
         with pytest.raises(Interrupted):
             run.start(read, folder / "run", moves)
     return folder, moves
+
+
+def test_weights_are_found_whatever_the_model_in_the_middle_calls_them(bert: Path) -> None:
+    """An encoder by itself has no prefix in the names of its weights, the same under another head has one."""
+    tiny.make_table(100).select(query="text", document=pl.col("text") + " again").write_csv("table.csv")
+    tiny.make_table(60, seed=1).select("text").write_csv("texts.csv")
+    stages = f"""
+  - {{name: first, {DOMAIN}, train: "layers[0]", rate: 2e-3, until: {{updates: 2}}}}
+  - {{name: second, {DOMAIN}, train: "top(weight_change, 25%)", score: {{after: first}},
+     rate: 2e-3, until: {{updates: 2}}}}
+  - {{name: last, train: all, rate: 2e-3, until: {{updates: 2}}}}
+"""
+    Path("recipe.yaml").write_text(START.format(model=bert).replace("seed: 3", "seed: 3\ntask: embedding") + stages)
+    run.start(read_recipe("recipe.yaml"), Path("run"), Watcher())
+    changes = json.loads(Path("run/stages/02-second/measures/state.json").read_text())["scores"]["weight_change"]
+    moved = {name for name, change in changes.items() if change > 0}
+    assert moved
+    assert moved == {name for name in changes if ".layer.0." in name}
 
 
 def test_the_body_carries_over_and_each_task_has_its_head(alone: tuple[Path, Moves]) -> None:

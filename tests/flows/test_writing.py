@@ -111,6 +111,11 @@ def test_instructions_from_train_to_chat(
 
     assert command(["generate", "run", *table["instruction"].head(3).to_list()], monkeypatch) == 0
     assert capsys.readouterr().out.splitlines() == answers.to_list(), "as predict answers"
+    drawn = []
+    for seed in (1, 2, 1):
+        assert command(["generate", "run", "a word", "--temperature", "9", "--seed", str(seed)], monkeypatch) == 0
+        drawn.append(capsys.readouterr().out)
+    assert drawn[0] == drawn[2] != drawn[1]
     monkeypatch.setattr(
         sys, "stdin", io.StringIO(f"{table['instruction'][0]}\n\n/new\n{table['instruction'][1]}\n/quit\n")
     )

@@ -151,6 +151,40 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert (changed.model, changed.data.train) == (str(here / "local"), str(here / "d.csv"))
 
 
+REPEATED = """
+model: bert
+data: {train: a.csv}
+stages:
+  - repeat:
+      times: 2
+      stages: [{name: head, train: head, rate: 1e-3, until: {epochs: 1}}]
+  - name: words
+    task: {language_modelling: {}}
+    data: {train: words.csv}
+    train: all
+    rate: 1e-4
+    until: {epochs: 1}
+  - name: lora
+    attach: {folder: left}
+    train: adapter
+    rate: 1e-3
+    until: {epochs: 1}
+"""
+
+
+def test_paths_of_stages_are_relative_to_what_gave_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+    file = write(there / "r.yaml", REPEATED)
+    *_, words, lora = read_recipe(file).recipe.stages
+    assert (lora.attach.folder, words.data.train) == (str(there / "left"), str(there / "words.csv"))
+    overrides = ["stages.lora.attach.folder=mine", "stages.words.data.train=other.csv"]
+    *_, words, lora = read_recipe(file, overrides).recipe.stages
+    assert (lora.attach.folder, words.data.train) == (str(here / "mine"), str(here / "other.csv"))
+
+
 def test_models_that_are_no_folder_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for model in ("org/bert", "package:some/model"):

@@ -98,6 +98,21 @@ def test_answers_in_a_batch_are_those_of_every_prompt_alone(name: str) -> None:
     assert model.training, "the model is left as it was"
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "roberta"])
+def test_answers_are_those_of_plain_passes(name: str) -> None:
+    """Whatever a model remembers while it writes, wherever its positions begin, it says what it has learned."""
+    model, tokenizer = make_model(name).eval(), tiny.make_tokenizer()
+    model.generation_config.eos_token_id = None
+    for prompt in PROMPTS:
+        ids = list(prompt)
+        for _ in range(8):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        expected = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).strip()
+        (answer,) = write_answers(model, [prompt], tokenizer, 8)
+        assert answer
+        assert expected.startswith(answer)  # which ends at the tokenizer's own end
+
+
 def test_an_answer_ends_at_its_end_token() -> None:
     model, tokenizer = make_model("llama"), tiny.make_tokenizer()
     whole = write_answers(model, PROMPTS[:1], tokenizer, 8)[0].split()

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.metrics.sequence_labeling import get_entities
 
 import tiny
 from alloytune.errors import InputError
@@ -110,6 +111,18 @@ def test_tags_that_do_not_fit_are_dropped_and_listed() -> None:
         "tags do not match the tokens": ["2 tokens, 1 tags"],
         "no BIO tag": ["'3'"],
     }
+
+
+def test_entities_of_one_word_and_last_words_are_told_apart_however_they_are_written() -> None:
+    """BILOU says L and U where BIOES says E and S; seqeval, which counts entities, knows the latter alone."""
+    bioes = ["S-PER", "S-PER", "B-PER", "I-PER", "E-PER", "O", "B-ORG", "E-ORG", "S-ORG"]
+    entities = {("PER", 0, 0), ("PER", 1, 1), ("PER", 2, 4), ("ORG", 6, 7), ("ORG", 8, 8)}
+    bilou = [tag.replace("S-", "U-").replace("E-", "L-") for tag in bioes]
+    tokens = [[f"{word}{n}" for word in "abcdefghi"] for n in range(20)]
+    for tags in (bioes, bilou):
+        dataset = with_answers(Tagging, {}, pl.concat([row(words, tags) for words in tokens]))
+        assert set(dataset.train["tags"]) == {json.dumps(bioes)}
+        assert set(get_entities(json.loads(dataset.train["tags"][0]))) == entities
 
 
 def test_spans_that_do_not_fit_are_dropped_and_listed() -> None:

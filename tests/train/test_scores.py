@@ -76,6 +76,7 @@ def test_spectral_snr_tells_signal_from_noise() -> None:
     above = float(values[values > bound].sum() / values[values <= bound].sum() / values[0])
     assert tensor_score("spectral_snr", Facts(strong)) == pytest.approx(above, rel=1e-4)
     assert tensor_score("spectral_snr", Facts(torch.eye(4))) == pytest.approx(4.0)  # nothing is below the bound
+    assert tensor_score("spectral_snr", Facts(torch.zeros(4, 3))) is None
 
 
 def test_lowrank_misfit_is_what_a_rank_cannot_hold() -> None:

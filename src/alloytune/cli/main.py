@@ -146,11 +146,13 @@ def check(
     from alloytune.estimate import estimate
     from alloytune.models.load import quiet
     from alloytune.report.tables import audit_table, estimate_table
+    from alloytune.run import rehearse
 
     quiet()
     dataset = prepare(build_data_settings(read.recipe))
     console.print(audit_table(dataset.audit.to_json()))
     session = build_session(read.recipe, dataset, prepare_others(read.recipe))
+    rehearse(session)
     console.print(estimate_table(estimate(session)))
 
 

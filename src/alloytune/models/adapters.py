@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from alloytune.errors import InputError
+from alloytune.errors import InputError, first_line
 from alloytune.models.methods import Method, make_site
 from alloytune.models.roles import Roles
 from alloytune.models.tree import canonical_name
@@ -91,9 +91,8 @@ def attach(model: nn.Module, attachment: Attachment, roles: Roles, where: str, *
             warnings.simplefilter("error", UserWarning)  # PEFT warns where it does something else than it was told
             tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, {name: config}, name)
     except (TypeError, ValueError, UserWarning) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
         raise InputError(
-            where, f"{settings.kind} cannot be attached ({first})", "change it, or take another"
+            where, f"{settings.kind} cannot be attached ({first_line(error)})", "change it, or take another"
         ) from error
     _forget(model)
     _lay_out(model, targets)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alloytune.errors import InputError
+from alloytune.errors import InputError, first_line
 from alloytune.record.atomic import new_folder
 
 SUFFIX = ".gguf"
@@ -47,10 +47,9 @@ def dequantise(file: Path) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model, info = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # a damaged file, or an architecture that is not known, fails in many ways
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
             "model",
-            f"the GGUF file {str(file)!r} cannot be read ({first})",
+            f"the GGUF file {str(file)!r} cannot be read ({first_line(error)})",
             "get it anew, or give the model as a folder of safetensors",
         ) from error
     if lost := sorted(info["missing_keys"]):

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alloytune.errors import InputError
+from alloytune.errors import InputError, first_line
 from alloytune.models.architecture import Architecture, add_tokens, embed_tokens
 from alloytune.models.roles import Roles, find_roles
 from alloytune.models.weights import Weights, named_weights
@@ -204,7 +204,7 @@ def _require_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 
 def _cannot_load(source: str, part: str, error: Exception) -> InputError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    first = first_line(error)
     folder = Path(source)
     if folder.is_dir() and list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
         return InputError(

@@ -17,7 +17,7 @@ from alloytune.recipe.checks import check
 from alloytune.recipe.found import find
 from alloytune.recipe.overrides import apply
 from alloytune.recipe.places import KeyPath, Mistake, Places, dotted, starts_with
-from alloytune.recipe.repeat import expand, in_the_writing
+from alloytune.recipe.repeat import as_written, expand, in_the_writing
 from alloytune.recipe.sound import sound_part
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.data import Data
@@ -116,11 +116,16 @@ def _checked(
 ) -> Recipe:
     """Put the overrides over a recipe and check all of it."""
     value, problems = apply(value, places, _plain(defaults), overrides)
-    recipe, mistakes = _examine(value)
+    recipe, origins, mistakes = _examine(value)
     problems += places.problems(mistakes)
     if problems or recipe is None:
         raise RecipeError(problems)
-    return _with_task_defaults(_with_absolute_paths(recipe, folder, places))
+
+    def absolute(text: str, path: KeyPath) -> str:
+        start = folder if places.origin(as_written(path, origins)) is None else Path.cwd()
+        return os.path.abspath(start / Path(text).expanduser())
+
+    return _with_task_defaults(_with_absolute_paths(recipe, absolute))
 
 
 def _with_task_defaults(recipe: Recipe) -> Recipe:
@@ -139,8 +144,11 @@ def _with_columns(recipe: Recipe, **split: float) -> Data:
     return recipe.data.model_copy(update={**recipe.columns, "split": changed})
 
 
-def _examine(value: dict[str, Any]) -> tuple[Recipe | None, list[Mistake]]:
-    """Check values one by one and together; the recipe is None where a value is mistaken."""
+def _examine(value: dict[str, Any]) -> tuple[Recipe | None, list[KeyPath], list[Mistake]]:
+    """Check values one by one and together; the recipe is None where a value is mistaken.
+
+    Also gives, for every stage, its path in the recipe as it was written.
+    """
     try:
         return _check_written(WrittenRecipe.model_validate(value))
     except ValidationError as error:
@@ -148,26 +156,22 @@ def _examine(value: dict[str, Any]) -> tuple[Recipe | None, list[Mistake]]:
     mistakes = without_hidden(every, value)
     sound, unsure = sound_part(value, every)
     if sound is not None:
-        mistakes += [mistake for mistake in _check_written(sound)[1] if not _rests_on(mistake, unsure)]
-    return None, mistakes
+        mistakes += [mistake for mistake in _check_written(sound)[2] if not _rests_on(mistake, unsure)]
+    return None, [], mistakes
 
 
-def _check_written(written: WrittenRecipe) -> tuple[Recipe, list[Mistake]]:
+def _check_written(written: WrittenRecipe) -> tuple[Recipe, list[KeyPath], list[Mistake]]:
     """Write repeated blocks out and check the rules across fields."""
     recipe, origins = expand(written)
-    return recipe, in_the_writing(check(recipe), origins)
+    return recipe, origins, in_the_writing(check(recipe), origins)
 
 
 def _rests_on(mistake: Mistake, unsure: set[KeyPath]) -> bool:
     return any(starts_with(path, start) for path in (mistake.path, *mistake.about) for start in unsure)
 
 
-def _with_absolute_paths(recipe: Recipe, folder: Path, places: Places) -> Recipe:
-    """Make the paths to files absolute; those not given by the file are relative to the working directory."""
-
-    def absolute(text: str, path: KeyPath) -> str:
-        start = folder if places.origin(path) is None else Path.cwd()
-        return os.path.abspath(start / Path(text).expanduser())
+def _with_absolute_paths(recipe: Recipe, absolute: Callable[[str, KeyPath], str]) -> Recipe:
+    """Make the paths to files `absolute`, which is told where in the recipe each stands."""
 
     def with_files(data: Data, path: KeyPath) -> Data:
         files = {key: getattr(data, key) for key in SPLITS}
@@ -192,14 +196,14 @@ def _with_absolute_paths(recipe: Recipe, folder: Path, places: Places) -> Recipe
 def _with_absolute_folders(stage: Stage, index: int, absolute: Callable[[str, KeyPath], str]) -> Stage:
     """Make the paths to folders of adapters absolute."""
 
-    def changed(attach: Attach) -> Attach:
-        path = ("stages", index, "attach")
+    def changed(attach: Attach, *place: int) -> Attach:
+        path: KeyPath = ("stages", index, "attach", *place, "folder")
         return attach.model_copy(update={"folder": absolute(attach.folder, path)}) if attach.folder else attach
 
-    attach = [changed(each) for each in stage.attaches]
-    return stage.model_copy(
-        update={"attach": attach if isinstance(stage.attach, list) else attach[0]} if attach else {}
-    )
+    if isinstance(stage.attach, list):
+        several = [changed(attach, place) for place, attach in enumerate(stage.attach)]
+        return stage.model_copy(update={"attach": several})
+    return stage if stage.attach is None else stage.model_copy(update={"attach": changed(stage.attach)})
 
 
 def _plain(value: Any) -> Any:

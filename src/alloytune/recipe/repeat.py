@@ -26,14 +26,22 @@ def expand(written: WrittenRecipe) -> tuple[Recipe, list[KeyPath]]:
     return Recipe(**head, stages=stages), origins
 
 
+def as_written(path: KeyPath, origins: list[KeyPath]) -> KeyPath:
+    """Give the path that the user wrote for one into the stages written out."""
+    match path:
+        case ("stages", int(index), *rest):
+            return *origins[index], *rest
+    return path
+
+
 def in_the_writing(mistakes: Iterable[Mistake], origins: list[KeyPath]) -> list[Mistake]:
     """Give mistakes the paths that the user wrote; one that every round of a block makes is told once."""
     found: dict[KeyPath, Mistake] = {}
     told: list[Mistake] = []
     for mistake in mistakes:
-        path = _written(mistake.path, origins)
-        about = tuple(_written(other, origins) for other in mistake.about)
-        hides = tuple(_written(other, origins) for other in mistake.hides)
+        path = as_written(mistake.path, origins)
+        about = tuple(as_written(other, origins) for other in mistake.about)
+        hides = tuple(as_written(other, origins) for other in mistake.hides)
         placed = Mistake(path, mistake.message, mistake.at_key, hides, about)
         if "repeat" not in path or found.setdefault(path, placed) is placed:
             told.append(placed)
@@ -52,10 +60,3 @@ def _round(entry: Repetition, number: int) -> list[Stage]:
             update["score"] = stage.score.model_copy(update={"after": f"{stage.score.after}-{number}"})
         stages.append(stage.model_copy(update=update))
     return stages
-
-
-def _written(path: KeyPath, origins: list[KeyPath]) -> KeyPath:
-    match path:
-        case ("stages", int(index), *rest):
-            return *origins[index], *rest
-    return path

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alloytune.tasks.dialogue import UnfitChatError, mark_answers
@@ -27,15 +27,17 @@ def write_answers(
     """
     is_encoder_decoder = bool(model.config.is_encoder_decoder)
     ids, mask = _pad(prompts, _padding_token(model, tokenizer), left=not is_encoder_decoder)
-    room = model_room(model)
+    room = model_room(model, tokenizer)
     if room is not None and not is_encoder_decoder:
         max_new_tokens = max(1, min(max_new_tokens, room - ids.shape[1]))
+    positions = {} if is_encoder_decoder else _positions(model, mask)
     was_training = model.training
     model.eval()
     with torch.autocast(model.device.type, enabled=False):  # would cast every weight anew for every token
         written = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
+            **positions,
             generation_config=_settings(model, tokenizer, max_new_tokens, temperature),
             streamer=streamer,
         )
@@ -44,10 +46,13 @@ def write_answers(
     return [tokenizer.decode(row[begin:], skip_special_tokens=True).strip() for row in written]
 
 
-def model_room(model: Any) -> int | None:
-    """Give the tokens that a model can read and write together; None where its config does not say."""
+def model_room(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Give the tokens that a model can read and write together; None where its config does not say.
+
+    The tokenizer knows of positions that the config counts and no token has, as RoBERTa's.
+    """
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return room if isinstance(room, int) and room > 0 else None
+    return min(room, tokenizer.model_max_length) if isinstance(room, int) and room > 0 else None
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -75,6 +80,17 @@ def _settings(
         decoder_start_token_id=start,
         **({"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0} | how),
     )
+
+
+def _positions(model: nn.Module, mask: Tensor) -> dict[str, Tensor]:
+    """Give the positions of prompts, [prompts, tokens], to a model that counts them from behind its padding row.
+
+    So RoBERTa does and its kin; transformers 5.23 has them write at positions counted from 0.
+    """
+    for name, module in model.named_modules():
+        if "position" in name and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return {"position_ids": (mask.cumsum(1) * mask + module.padding_idx).to(module.weight.device)}
+    return {}
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:

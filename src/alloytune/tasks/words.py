@@ -14,7 +14,8 @@ from alloytune.data.cells import as_string
 from alloytune.data.rules import Sieved, sieve_by
 
 OUTSIDE = "O"
-_TAG = re.compile(r"O|[BIESLU]-\S+")
+_TAG = re.compile(r"O|[BIES]-\S+")
+_AS_SEQEVAL = {"L-": "E-", "U-": "S-"}  # the last word of an entity, and the only one, as BILOU has them
 # Writings without blanks between words: every character is a word of its own, so that any span can be told.
 _ALONE = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Kana, Chinese
 _WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+|[^\w\s]|_")
@@ -32,13 +33,16 @@ class Sentence:
 
 
 def sift_tokens(table: pl.DataFrame) -> Sieved:
-    """Write `tokens` and `tags` as JSON lists; drop rows without a token, and those whose tags do not fit."""
+    """Write `tokens` and `tags` as JSON lists; drop rows without a token, and those whose tags do not fit.
+
+    Tags of BILOU become those of BIOES, which mean the same.
+    """
     tokens = [read_list(cell) for cell in table["tokens"]]
     table = table.with_columns(pl.Series("tokens", [_write(row) for row in tokens], dtype=pl.String))
     table, dropped = sieve_by(table, [None if row else "an empty list" for row in tokens], "no tokens")
     if "tags" not in table.columns:
         return table, dropped
-    tags = [read_list(cell) for cell in table["tags"]]
+    tags = [[_AS_SEQEVAL.get(tag[:2], tag[:2]) + tag[2:] for tag in read_list(cell)] for cell in table["tags"]]
     table = table.with_columns(pl.Series("tags", [_write(row) for row in tags], dtype=pl.String))
     pairs = list(zip([row for row in tokens if row], tags, strict=True))
     lengths = [None if len(one) == len(two) else f"{len(one)} tokens, {len(two)} tags" for one, two in pairs]

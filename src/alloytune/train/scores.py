@@ -142,7 +142,7 @@ def _spectral_snr(facts: Facts) -> float:
     sigma = (quartiles[1] - quartiles[0]) / _NORMAL_IQR
     above = values > sigma * (1 + math.sqrt(min(matrix.shape) / max(matrix.shape)))
     noise = float(values[~above].sum()) if not bool(above.all()) else 1.0
-    return float(values[above].sum()) / noise / float(values[0])
+    return float(values[above].sum()) / noise / float(values[0]) if values[0] > 0 else math.nan
 
 
 def _lowrank_misfit(facts: Facts) -> float:
