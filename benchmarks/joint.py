@@ -22,16 +22,16 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from alloytune.build.data import build_data_settings
+from alloytune.build.joint import make_around, make_training_loss
+from alloytune.build.pace import make_stage_optimizer
 from alloytune.build.plan import build_plan, build_updates
 from alloytune.build.session import build_session
 from alloytune.data.prepare import Dataset, prepare
 from alloytune.demo import tweets_file
-from alloytune.joint import make_around, make_training_loss
 from alloytune.models.load import quiet
-from alloytune.pace import make_stage_optimizer
 from alloytune.recipe.read import recipe_from
 from alloytune.recipe.types.optimizer import read_optimizer
-from alloytune.stages import begin_stage
+from alloytune.stages.stage import begin_stage
 from alloytune.train.flops import count_flops
 from alloytune.train.loop import training_steps
 from alloytune.train.movement import relative_movement

@@ -162,11 +162,11 @@ def figures(showing: Showing, tuned: Any, overrides: list[str]) -> dict[str, Any
 
 def before(tuned: Any) -> dict[str, Any]:
     """Score the pretrained model on the test rows, in float32, as the tuned one was."""
-    from alloytune.anchoring import anchor
     from alloytune.build.session import build_session
     from alloytune.data.store import load_splits
     from alloytune.evaluate.judge import score_with_intervals
     from alloytune.evaluate.predict import predict
+    from alloytune.stages.anchoring import anchor
 
     session = build_session(tuned.recipe, load_splits(tuned.folder.path / "data"))
     anchor(session, ["test"], exact=True)

@@ -13,22 +13,22 @@ from transformers import BartConfig, BertConfig, GPT2Config, LlamaConfig, MT5Con
 import tiny
 from alloytune.build.attaching import build_attachments
 from alloytune.build.moving import build_moving, family_of
+from alloytune.build.pace import in_training_form, make_stage_loss, make_stage_optimizer
 from alloytune.build.plan import build_plan
 from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.learning import Learning
 from alloytune.machine import find_machine
-from alloytune.measures import Measures
 from alloytune.models.adapters import Attachment
 from alloytune.models.heads import MAIN
 from alloytune.models.load import load_tokenizer
 from alloytune.models.methods import LoraSettings
 from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
-from alloytune.pace import in_training_form, make_stage_loss, make_stage_optimizer
 from alloytune.rates import Family
 from alloytune.recipe.read import recipe_from
 from alloytune.selection import REHEARSAL, resolve
+from alloytune.stages.measures import Measures
 from alloytune.tasks.task import Example
 from alloytune.train.batches import Updates
 from tiny import TASK

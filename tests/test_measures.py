@@ -12,7 +12,6 @@ from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.learning import Learning
 from alloytune.machine import find_machine
-from alloytune.measures import Measures, measure_stage, select_of_model
 from alloytune.models.heads import MAIN
 from alloytune.models.load import load_tokenizer
 from alloytune.models.state import ModelState
@@ -20,7 +19,8 @@ from alloytune.models.weights import named_weights
 from alloytune.recipe.read import recipe_from
 from alloytune.record.folder import StageFolder
 from alloytune.selection import resolve, select
-from alloytune.stages import begin_stage
+from alloytune.stages.measures import Measures, measure_stage, select_of_model
+from alloytune.stages.stage import begin_stage
 from tiny import TASK
 
 

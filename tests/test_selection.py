@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from alloytune.errors import InputError
-from alloytune.measures import Measures
 from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.roles import Roles, find_roles
 from alloytune.selection import REHEARSAL, nearest, resolve, select
+from alloytune.stages.measures import Measures
 from models.test_roles import FAMILIES, build
 from tiny import TASK
 

@@ -83,7 +83,7 @@ def count(case: Case, source: str, splits: Path, scratch: Path) -> dict[str, Any
     from alloytune.data.prepare import prepare
     from alloytune.models.weights import free_only, named_weights
     from alloytune.recipe.read import recipe_read
-    from alloytune.stages import begin_stage
+    from alloytune.stages.stage import begin_stage
     from alloytune.train.flops import count_flops
 
     files = {split: str(splits / f"{split}.parquet") for split in COLUMNS}

@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 
+from alloytune.build.caching import make_reader
 from alloytune.build.combining import build_combination
+from alloytune.build.joint import make_training_loss, typical_updates
+from alloytune.build.pace import in_training_form, make_stage_optimizer, row_tables
 from alloytune.build.plan import build_plan, build_updates
 from alloytune.build.session import Session
-from alloytune.caching import make_reader
-from alloytune.course import make_turns
 from alloytune.evaluate.predict import ROWS_PER_PASS, predict, scoring_passes
-from alloytune.joint import make_training_loss, typical_updates
 from alloytune.models.weights import free_only, named_weights
-from alloytune.pace import in_training_form, make_stage_optimizer, row_tables
-from alloytune.rate_search import num_searching
-from alloytune.stages import begin_stage
+from alloytune.stages.course import make_turns
+from alloytune.stages.rate_search import num_searching
+from alloytune.stages.stage import begin_stage
 from alloytune.tasks.task import Batch, Example
 from alloytune.tasks.tokenized import count_tokens
 from alloytune.train.activations import IN_MEMORY

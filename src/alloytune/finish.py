@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 
-from alloytune.attaching import return_home
 from alloytune.build.session import Session
 from alloytune.data.prepare import Dataset
 from alloytune.evaluate.judge import score_with_intervals
@@ -19,6 +18,7 @@ from alloytune.models.save import Places, save_tuned
 from alloytune.models.weights import named_weights
 from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.report.card import model_card
+from alloytune.stages.attaching import return_home
 from alloytune.tasks.abilities import WritesFiles
 from alloytune.tasks.task import Example, Task
 from alloytune.watch import Watcher

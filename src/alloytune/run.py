@@ -13,25 +13,22 @@ from typing import Any
 import polars as pl
 import torch
 
-from alloytune.anchoring import anchor
-from alloytune.attaching import arrange_adapters, reinit_names
 from alloytune.build.attaching import attached_at, build_attachments
+from alloytune.build.caching import check_cache
 from alloytune.build.combining import build_combined
 from alloytune.build.data import build_data_settings, prepare_others
+from alloytune.build.joint import check_joint
 from alloytune.build.moving import build_moving
+from alloytune.build.pace import check_regularisers
 from alloytune.build.plan import fixed_updates
 from alloytune.build.session import Session, build_session
-from alloytune.caching import check_cache
-from alloytune.course import make_course
 from alloytune.data.prepare import prepare
 from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError, Interrupted
 from alloytune.finish import finish
-from alloytune.joint import check_joint
 from alloytune.learning import Reached
 from alloytune.models.heads import MAIN
 from alloytune.models.source import fingerprint, locate
-from alloytune.pace import check_regularisers
 from alloytune.recipe.adapters import standings_before
 from alloytune.recipe.read import ReadRecipe, recipe_from, require_complete, resolved
 from alloytune.recipe.types.recipe import Recipe
@@ -39,8 +36,11 @@ from alloytune.record.atomic import new_folder, require_free, write_text
 from alloytune.record.environment import describe
 from alloytune.record.folder import RunFolder
 from alloytune.selection import REHEARSAL
-from alloytune.snapshots import kept_stages, kept_weights
-from alloytune.stages import PROGRESS_KEPT, StageOfRun, measures_of, validate
+from alloytune.stages.anchoring import anchor
+from alloytune.stages.attaching import arrange_adapters, reinit_names
+from alloytune.stages.course import make_course
+from alloytune.stages.snapshots import kept_stages, kept_weights
+from alloytune.stages.stage import PROGRESS_KEPT, StageOfRun, measures_of, validate
 from alloytune.tasks.task import Scores
 from alloytune.watch import Watcher
 

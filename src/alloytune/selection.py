@@ -47,7 +47,7 @@ class RoleTable(Protocol):
 
 
 class Chooser(Protocol):
-    """Who makes the choices; `alloytune.measures.Measures` is one."""
+    """Who makes the choices; `alloytune.stages.measures.Measures` is one."""
 
     def choose(
         self, choice: Choice, units: Sequence[frozenset[str]], shapes: Mapping[str, tuple[int, ...]]

@@ -12,7 +12,6 @@ from torch import Tensor
 import alloytune
 import tiny
 from alloytune import run
-from alloytune.attaching import remove_adapters
 from alloytune.build.data import build_data_settings
 from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
@@ -23,6 +22,7 @@ from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import recipe_from
 from alloytune.record.folder import RunFolder
 from alloytune.report.card import model_card
+from alloytune.stages.attaching import remove_adapters
 from alloytune.train.loop import Step
 from alloytune.train.stage import Progress
 from alloytune.watch import Watcher

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import tiny
-from alloytune.anchoring import anchor
 from alloytune.build.data import build_data_settings
 from alloytune.build.plan import build_updates
 from alloytune.build.session import Session, build_session
@@ -22,6 +21,7 @@ from alloytune.machine import find_machine
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import recipe_from
 from alloytune.record.folder import RunFolder
+from alloytune.stages.anchoring import anchor
 from alloytune.tasks.preference import Preference
 from alloytune.train.loop import add_gradients
 from flows.test_pace import carry_out_stages

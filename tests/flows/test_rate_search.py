@@ -11,13 +11,13 @@ from rich.console import Console
 
 import tiny
 from alloytune import run
-from alloytune.caching import make_reader
+from alloytune.build.caching import make_reader
 from alloytune.cli.progress import Terminal
 from alloytune.errors import Interrupted
-from alloytune.rate_search import find_rates
 from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.record.folder import RunFolder
-from alloytune.stages import begin_stage
+from alloytune.stages.rate_search import find_rates
+from alloytune.stages.stage import begin_stage
 from alloytune.watch import Watcher
 from flows.test_resume import assert_equal
 from properties.carried_out import begin

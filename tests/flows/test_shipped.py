@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import tiny
-from alloytune import measures
 from alloytune.build.plan import build_updates
 from alloytune.errors import InputError
 from alloytune.models.combine import mean, mix
@@ -22,6 +21,7 @@ from alloytune.recipe.read import read_recipe
 from alloytune.recipe.shipped import shipped_names, shipped_text
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.yaml_text import load
+from alloytune.stages import measures
 from alloytune.train.scores import Gradient, measure_gradients
 from properties.carried_out import Weights, Witness, assert_same, begin, carry_out
 

@@ -4,12 +4,12 @@ from math import prod
 
 from transformers import PreTrainedConfig
 
+from alloytune.build.joint import constant_factors, find_parts
+from alloytune.build.pace import layer_shares, optimizer_settings, role_of
 from alloytune.build.selections import scale, select_turn
 from alloytune.build.session import Session
 from alloytune.errors import InputError
-from alloytune.joint import constant_factors, find_parts
 from alloytune.models.roles import Roles
-from alloytune.pace import layer_shares, optimizer_settings, role_of
 from alloytune.rates import Family, Kind, adapter_rate, auto_rate
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.types.stage import Stage

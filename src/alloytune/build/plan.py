@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from alloytune.build.pace import in_training_form, make_stage_clip, make_stage_schedule
 from alloytune.build.session import Session, derive_seed
 from alloytune.evaluate.compare import clearly_behind
 from alloytune.learning import Learning
-from alloytune.pace import in_training_form, make_stage_clip, make_stage_schedule
 from alloytune.recipe.types.ending import Patience, Until
 from alloytune.recipe.types.stage import Stage, retry_of
 from alloytune.recipe.types.values import read_interval, read_multiplier

@@ -302,10 +302,10 @@ def roles(
     task: Annotated[str, typer.Option("--task", help="The task whose head is put on.")] = "classification",
 ) -> None:
     """Show a model's parameters by role, with their shapes and counts, or what a selection picks of them."""
-    from alloytune.measures import select_of_model
     from alloytune.models.load import quiet
     from alloytune.recipe.tasks import TASKS
     from alloytune.report.roles import parameters, roles_json, roles_tree
+    from alloytune.stages.measures import select_of_model
 
     if task not in TASKS:
         raise InputError("--task", f"there is no task {task!r}", f"name one of {', '.join(TASKS)}")

@@ -4,18 +4,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+from alloytune.build.joint import make_around, make_joint_course
 from alloytune.build.plan import build_updates, in_updates
 from alloytune.build.selections import select_turn
 from alloytune.build.session import Session
 from alloytune.errors import InputError
-from alloytune.joint import make_around, make_joint_course
-from alloytune.measures import measure_turn
 from alloytune.models.adapters import factors_of
 from alloytune.models.roles import Roles
 from alloytune.recipe.types.choosing import ByTurns, Unfreeze
 from alloytune.recipe.types.values import read_threshold
 from alloytune.selected import Selected
 from alloytune.selection import Chooser
+from alloytune.stages.measures import measure_turn
 from alloytune.train.moving import Moving
 from alloytune.train.optimizers import Optimizer
 from alloytune.train.ranks import Ranks

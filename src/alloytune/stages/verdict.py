@@ -9,7 +9,7 @@ from alloytune.models.heads import MAIN
 from alloytune.recipe.types.ending import Accept
 from alloytune.recipe.types.values import read_gain
 from alloytune.record.folder import RunFolder
-from alloytune.snapshots import kept_stages
+from alloytune.stages.snapshots import kept_stages
 from alloytune.tasks.task import Scores
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
+from alloytune.build.joint import constant_factors
+from alloytune.build.pace import in_training_form, make_stage_loss, make_stage_optimizer
 from alloytune.build.plan import build_plan, build_updates
 from alloytune.build.session import Session, derive_seed
-from alloytune.joint import constant_factors
 from alloytune.models.roles import Roles
 from alloytune.models.weights import copy_weights, free_only, put_weights
-from alloytune.pace import in_training_form, make_stage_loss, make_stage_optimizer
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import Stage

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from alloytune.build.pace import make_stage_loss
+from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.models.adapters import adapted_layers
 from alloytune.models.replay import layers_before_adapters
 from alloytune.models.roles import Roles
 from alloytune.models.weights import Weights, copy_weights, named_weights
-from alloytune.pace import make_stage_loss
 from alloytune.recipe.types.joint import Joint, View, WeightPiece, is_constant, read_weight
 from alloytune.recipe.types.optimizer import read_optimizer
 from alloytune.recipe.types.stage import Stage
@@ -28,9 +29,6 @@ from alloytune.train.moving import Around, Moving, Part
 from alloytune.train.route import COUNTS, Router, Site
 from alloytune.train.turns import Course
 from alloytune.train.views import Learned, Views, with_adapters_that_move
-
-if TYPE_CHECKING:
-    from alloytune.build.session import Session
 
 ROWS_PER_BATCH = 64  # of validation
 _DRAWING = 2**31 + 3  # the place of drawing views among a stage's seeds, which are numbered by attempt
@@ -65,7 +63,7 @@ def find_parts(
     return parts
 
 
-def _require_difference(session: "Session", number: int, joint: Joint, where: str, blend: Blend) -> None:
+def _require_difference(session: Session, number: int, joint: Joint, where: str, blend: Blend) -> None:
     """Raise InputError where the full and the partial view are one function, computed twice."""
     beside = session.recipe.beside(number)
     both = {"full", "partial"} <= joint.weights.keys() and beside.get("full") == beside.get("partial")
@@ -103,7 +101,7 @@ def constant_factors(stage: Stage) -> dict[Part, float]:
     }
 
 
-def make_joint_course(session: "Session", number: int, moving: Moving, in_updates: Callable[[str], int]) -> Blend:
+def make_joint_course(session: Session, number: int, moving: Moving, in_updates: Callable[[str], int]) -> Blend:
     """Translate the weights of a stage, and in mode `sample` its draws."""
     joint = session.recipe.stages[number].joint
     assert joint is not None
@@ -122,7 +120,7 @@ def make_joint_course(session: "Session", number: int, moving: Moving, in_update
     return blend
 
 
-def _balance(session: "Session", number: int, joint: Joint, blend: Blend) -> Balance | None:
+def _balance(session: Session, number: int, joint: Joint, blend: Blend) -> Balance | None:
     """Give what finds the weights of views in every update; raises InputError where they share no weights."""
     word = next(iter(joint.found.values()), None)
     if word not in ("gradnorm", "uncertainty"):
@@ -137,7 +135,7 @@ def _balance(session: "Session", number: int, joint: Joint, blend: Blend) -> Bal
 
 
 def _views_of_heads(
-    session: "Session", number: int, joint: Joint, parts: Mapping[str, str | None]
+    session: Session, number: int, joint: Joint, parts: Mapping[str, str | None]
 ) -> dict[str, frozenset[View]]:
     """Give which views every weight of a head belongs to, where views learn something of their own."""
     beside, heads = session.recipe.beside(number), session.state.heads
@@ -162,7 +160,7 @@ def _course(pieces: tuple[WeightPiece, ...], in_updates: Callable[[str], int]) -
     return WeightCourse(made, "share" if by_share else "update")
 
 
-def make_training_loss(session: "Session", number: int, moving: Moving, course: Course) -> Loss:
+def make_training_loss(session: Session, number: int, moving: Moving, course: Course) -> Loss:
     """Give the loss that a stage trains on; `course` knows the weights of a joint one. Before its first update."""
     stage = session.recipe.stages[number]
     joint, state = stage.joint, session.state
@@ -174,7 +172,7 @@ def make_training_loss(session: "Session", number: int, moving: Moving, course: 
     return make_views(session, number, course)
 
 
-def make_views(session: "Session", number: int, course: Blend) -> Views:
+def make_views(session: Session, number: int, course: Blend) -> Views:
     """Give the views of a stage's joint objective; in mode `sample` those that an update may belong to."""
     stage, state = session.recipe.stages[number], session.state
     joint = stage.joint
@@ -195,7 +193,7 @@ def make_views(session: "Session", number: int, course: Blend) -> Views:
 
 
 def make_evaluation(
-    session: "Session", number: int, course: Course, loss: Loss, validate: Callable[[], Scores]
+    session: Session, number: int, course: Course, loss: Loss, validate: Callable[[], Scores]
 ) -> Callable[[], Scores]:
     """Give what scores the model within a stage; where validation finds weights of views, it does that as well."""
     joint = session.recipe.stages[number].joint
@@ -216,7 +214,7 @@ def make_evaluation(
     return evaluate
 
 
-def _validation(session: "Session", number: int) -> Iterator[Batch]:
+def _validation(session: Session, number: int) -> Iterator[Batch]:
     """Give the validation rows of all that a stage's views learn, in batches that bear its name."""
     beside = dict.fromkeys(session.recipe.beside(number).values())
     for name, learning in [(None, session.learning), *((name, session.learnings[name]) for name in beside)]:
@@ -227,7 +225,7 @@ def _validation(session: "Session", number: int) -> Iterator[Batch]:
             yield replace(batch, learning=name).to(session.machine.device)
 
 
-def _frozen(session: "Session", joint: Joint, parts: Mapping[str, Part]) -> Weights:
+def _frozen(session: Session, joint: Joint, parts: Mapping[str, Part]) -> Weights:
     """Give the values of the base around the partial weights, on the model's device."""
     if joint.partial is None:
         return {}
@@ -239,7 +237,7 @@ def _frozen(session: "Session", joint: Joint, parts: Mapping[str, Part]) -> Weig
     return {name: values[name].to(session.machine.device) for name in names}
 
 
-def make_around(session: "Session", number: int, course: Course) -> Around | None:
+def make_around(session: Session, number: int, course: Course) -> Around | None:
     """Give what goes around every step of the optimizer.
 
     In `update` it is the course of the rates, in `route` the choice, in `views` what finds the weights, if anything.
@@ -255,7 +253,7 @@ def make_around(session: "Session", number: int, course: Course) -> Around | Non
     return Router(find_sites(session, number, course), course, named_weights(session.state.model)).around
 
 
-def find_sites(session: "Session", number: int, course: Blend) -> list[Site]:
+def find_sites(session: Session, number: int, course: Blend) -> list[Site]:
     """Give the layers of which full weights and an adapter move; raises InputError where there is none."""
     sites = []
     for full, adapter in adapted_layers(session.state.model):
@@ -281,7 +279,7 @@ def typical_updates(course: Course, middle: int) -> dict[int, float]:
     return {update: course.now[view] / total for view, update in found.items()}  # type: ignore[index]
 
 
-def joint_facts(session: "Session", course: Course) -> Callable[[], dict[str, Any]]:
+def joint_facts(session: Session, course: Course) -> Callable[[], dict[str, Any]]:
     """Give what tells, whenever it is asked, how a joint stage stands; it knows nothing of another. Before training.
 
     `weights` are those of the last update, `movement` that since now by part, `view_losses` what weights were found by
@@ -312,7 +310,7 @@ def _require_movement(course: Blend, num_updates: int | None) -> None:
             course.number(update, (update - 1) / num_updates if num_updates else 0.0)
 
 
-def check_joint(session: "Session", number: int, course: Course, num_updates: int | None) -> None:
+def check_joint(session: Session, number: int, course: Course, num_updates: int | None) -> None:
     """Raise InputError where routing finds no layer, a view cannot do without an adapter, or all weights rest at once.
 
     `num_updates` are those of the stage, where nothing else can end it: else only training shows where shares lie.

@@ -6,28 +6,29 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from alloytune.anchoring import anchor
-from alloytune.attaching import attach_adapters, enter_stage, reinit_names, reinit_weights, weights_at_stake
+from alloytune.build.caching import cache_facts, make_reader
+from alloytune.build.joint import joint_facts, make_evaluation, make_training_loss
 from alloytune.build.moving import build_moving
+from alloytune.build.pace import in_training_form, make_stage_optimizer
 from alloytune.build.plan import build_plan, build_updates, retries
 from alloytune.build.session import Session
-from alloytune.caching import cache_facts, make_reader
-from alloytune.course import make_course, make_turns
 from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.predict import score
-from alloytune.joint import joint_facts, make_evaluation, make_training_loss
 from alloytune.learning import Reached
-from alloytune.measures import Measures, measure_stage
 from alloytune.models.state import Snapshot
 from alloytune.models.weights import free_only, named_weights
-from alloytune.pace import in_training_form, make_stage_optimizer
-from alloytune.rate_search import find_rates, num_searching, settle, starting_rates
 from alloytune.recipe.read import resolved
 from alloytune.recipe.types.choosing import ByTurns
 from alloytune.recipe.types.stage import Stage
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder, StageFolder
-from alloytune.snapshots import combine_snapshots, kept_checkpoint, kept_stages, names_combined, weights_after
+from alloytune.stages.anchoring import anchor
+from alloytune.stages.attaching import attach_adapters, enter_stage, reinit_names, reinit_weights, weights_at_stake
+from alloytune.stages.course import make_course, make_turns
+from alloytune.stages.measures import Measures, measure_stage
+from alloytune.stages.rate_search import find_rates, num_searching, settle, starting_rates
+from alloytune.stages.snapshots import combine_snapshots, kept_checkpoint, kept_stages, names_combined, weights_after
+from alloytune.stages.verdict import judge
 from alloytune.tasks.task import Scores
 from alloytune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alloytune.train.loop import Step
@@ -36,7 +37,6 @@ from alloytune.train.moving import Moving
 from alloytune.train.prefix_reader import PrefixReader
 from alloytune.train.stage import Progress, StageRun, run_stage
 from alloytune.train.turns import Course, Turn
-from alloytune.verdict import judge
 from alloytune.watch import Watcher
 
 PROGRESS_KEPT = 2  # checkpoints from within a stage: the newest, and the one before should that be damaged

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.models.adapters import inputs_as_they_come
 from alloytune.models.roles import Roles
@@ -23,9 +23,6 @@ from alloytune.train.optimizers import Optimizer, OptimizerSettings, require_ins
 from alloytune.train.regularize import can_drop, dropout_at, drops, make_loss, with_mixout
 from alloytune.train.row_adamw import lookup_tables
 from alloytune.train.schedule import Schedule, make_schedule
-
-if TYPE_CHECKING:
-    from alloytune.build.session import Session
 
 
 def layer_shares(decay: float, roles: Roles) -> dict[str, float]:
@@ -75,7 +72,7 @@ def make_stage_clip(stage: Stage) -> ClipGradients:
     return make_clip(stage.clip.norm, stage.clip.per) if isinstance(stage.clip, Clip) else make_clip(stage.clip)
 
 
-def make_stage_optimizer(session: "Session", number: int, moving: Moving) -> Optimizer:
+def make_stage_optimizer(session: Session, number: int, moving: Moving) -> Optimizer:
     """Make a stage's optimizer. Before its first update, as `decay_to: stage-start` holds to the weights of now."""
     stage = session.recipe.stages[number]
     decaying = [group for group in moving.groups if group.weight_decay]
@@ -83,7 +80,7 @@ def make_stage_optimizer(session: "Session", number: int, moving: Moving) -> Opt
     return make_optimizer(moving, named_weights(session.state.model), anchors, row_tables(session, number))
 
 
-def row_tables(session: "Session", number: int) -> frozenset[str]:
+def row_tables(session: Session, number: int) -> frozenset[str]:
     """Name the tables of embeddings of which a stage changes those rows alone that its texts look up.
 
     Processors alone update them by rows: where memory is fast there is less to gain, and not all devices can.
@@ -98,7 +95,7 @@ def row_tables(session: "Session", number: int) -> frozenset[str]:
     return lookup_tables(session.state.model) if by_rows else frozenset()
 
 
-def make_stage_loss(session: "Session", number: int, moving: Moving) -> Loss:
+def make_stage_loss(session: Session, number: int, moving: Moving) -> Loss:
     """Translate a stage's regularisers into its loss. Before its first update, for the sake of `mixout`."""
     stage = session.recipe.stages[number]
     loss = make_loss(session.task, label_smoothing=stage.label_smoothing, r_drop=stage.r_drop)
@@ -110,7 +107,7 @@ def make_stage_loss(session: "Session", number: int, moving: Moving) -> Loss:
 
 
 @contextmanager
-def in_training_form(session: "Session", number: int) -> Iterator[None]:
+def in_training_form(session: Session, number: int) -> Iterator[None]:
     """Give the model the dropout that a stage trains with, and have it computed as fast as it bears.
 
     A loss that needs the whole update calls the model again while torch computes the gradient, outside of any context.
@@ -125,7 +122,7 @@ def in_training_form(session: "Session", number: int) -> Iterator[None]:
         yield
 
 
-def check_regularisers(session: "Session", number: int, moving: Moving) -> None:
+def check_regularisers(session: Session, number: int, moving: Moving) -> None:
     """Raise InputError where a stage's dropout finds no place, mixout no weight, or R-Drop nothing random."""
     stage, where, model = session.recipe.stages[number], f"stages[{number}]", session.state.model
     if stage.dropout is not None and not can_drop(model):
@@ -149,7 +146,7 @@ def _mixed(moving: Moving, roles: Roles) -> list[Group]:
     return [replace(group, names=tuple(names)) for group, names in zip(pretrained, matrices, strict=True) if names]
 
 
-def _values(session: "Session", when: str, groups: Iterable[Group]) -> Weights:
+def _values(session: Session, when: str, groups: Iterable[Group]) -> Weights:
     """Give the values that weights have in the model's files, or as they are now.
 
     They are found again whenever a stage begins, on a resume too, so that no checkpoint holds them. Head and adapter
