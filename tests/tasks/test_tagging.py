@@ -13,7 +13,8 @@ from seqeval.metrics.sequence_labeling import get_entities
 import tiny
 from alloytune.errors import InputError
 from alloytune.models.load import load_tokenizer
-from alloytune.tasks.tagging import IGNORED, Tagging
+from alloytune.tasks.masking import IGNORED
+from alloytune.tasks.tagging import Tagging
 from alloytune.tasks.task import scores_of
 from alloytune.tasks.words import is_on_words, spans_of, tag_words
 from data.example_tables import sentence, with_answers

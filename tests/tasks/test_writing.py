@@ -14,7 +14,7 @@ import tiny
 from alloytune.data.clean import strip
 from alloytune.tasks.asked import Form, form_of, rules_for
 from alloytune.tasks.generation import Generation
-from alloytune.tasks.replies import NOT_LEARNED
+from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.task import scores_of
 from alloytune.tasks.translation import Translation
 from alloytune.tasks.writing import Written
@@ -48,7 +48,7 @@ def test_packing_and_splitting_change_nothing(llama: Any) -> None:
         torch.testing.assert_close(gradient, losses[0][1], rtol=1e-4, atol=1e-5)
     batch = plain.collate(examples, tokenizer)
     assert batch.num_targets == 2 * len(examples), "the word and the end token"
-    assert (batch.targets != NOT_LEARNED).sum() == batch.num_targets
+    assert (batch.targets != IGNORED).sum() == batch.num_targets
 
 
 def test_losses_of_rows_add_up_to_the_batch_s(llama: Any) -> None:
@@ -95,7 +95,7 @@ def test_rows_that_do_not_fit_are_named_with_their_reason() -> None:
     assert encoded.num_cut == 1
     assert encoded.left_out == (("c", "answer longer than the limit"),)
     for example in encoded.examples:
-        learned = [token for token in example.target.targets if token != NOT_LEARNED]
+        learned = [token for token in example.target.targets if token != IGNORED]
         assert tokenizer.decode(learned) == "Hello<|im_end|>"
 
 

@@ -85,7 +85,7 @@ def _find_prefix(
     layers = roles.stacks.get("layers", ())
     if joint is not None and joint.over == "pretrained":
         return None, _OTHER_BASE
-    if build_updates(session, number, attempt=0).beside:
+    if session.recipe.beside(number):
         return None, _OWN_VIEWS
     if not moving.groups or not layers or layers[0] & moving.names:
         return None, _NO_LAYERS

@@ -9,7 +9,7 @@ import polars as pl
 from alloytune.errors import InputError
 
 SUFFIXES = (".conll", ".bio", ".iob")
-_TAG = re.compile(r"O|[BIESLU]-\S+")
+TAG = re.compile(r"O|[BIESLU]-\S+")
 
 
 def parse_conll(path: Path, text: str) -> pl.DataFrame:
@@ -40,7 +40,7 @@ def parse_conll(path: Path, text: str) -> pl.DataFrame:
 
 def _is_comment(cells: list[str]) -> bool:
     """Tell a comment from the token `#`, which has a tag."""
-    return cells[0].startswith("#") and not _TAG.fullmatch(cells[-1])
+    return cells[0].startswith("#") and not TAG.fullmatch(cells[-1])
 
 
 def _write(texts: list[str]) -> str:

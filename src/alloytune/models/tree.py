@@ -128,6 +128,7 @@ def base_name(model: nn.Module) -> str:
 
 
 def find_layers(modules: dict[str, nn.Module], base: str, weights: list[Weight]) -> dict[str, list[Layer]]:
+    """Give the weights of each layer, bottom first: as `layers`, or `encoder.layers` and `decoder.layers`."""
     lists = dict(_block_lists(modules[base], base))
     sides: dict[str, dict[str, nn.ModuleList]] = {"encoder": {}, "decoder": {}}
     for path, blocks in lists.items():

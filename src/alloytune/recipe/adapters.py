@@ -1,6 +1,6 @@
 """Rules on adapters, within a stage and across stages: what may be attached, merged, dropped and named in each.
 
-Stages can be rolled back or left out, so there are several courses that a run may take. They are followed side by
+Stages can be rolled back or left out, so there are several histories that a run may take. They are followed side by
 side: each is the adapters that stand after the stages so far. A stage must be right in all of them.
 """
 
@@ -20,7 +20,7 @@ _WHY = {"bottleneck": "it is not linear", "prefix": "it is keys and values of it
 
 
 @dataclass(frozen=True)
-class Course:
+class History:
     """One way in which a run may go: the adapters that are attached, and whether the next stage is left out."""
 
     standing: Standing = frozenset()
@@ -67,7 +67,7 @@ def _may_move(stage: Stage, name: str) -> bool:
 
 def standings_before(stages: Sequence[Stage]) -> list[set[Standing]]:
     """Give, for every stage, the sets of adapters that may be attached when it begins."""
-    return [{course.standing for course in courses if not course.skips} for courses in _courses(stages)]
+    return [{history.standing for history in histories if not history.skips} for histories in _histories(stages)]
 
 
 def standings_after_leaving(stages: Sequence[Stage], index: int, standings: Set[Standing]) -> set[Standing]:
@@ -76,31 +76,31 @@ def standings_after_leaving(stages: Sequence[Stage], index: int, standings: Set[
 
 
 def standings_then_and_now(stages: Sequence[Stage], earlier: int | None, index: int) -> set[tuple[Standing, Standing]]:
-    """Give what may be attached after an earlier stage and, in the same course of a run, in this one.
+    """Give what may be attached after an earlier stage and, in the same history of a run, in this one.
 
     `earlier` is None for the model as it came.
     """
-    starts = {Course()}
+    starts = {History()}
     if earlier is not None:
-        before = _courses(stages)[earlier]
-        starts = {after for course in before for after in _courses_after(stages, earlier, course)}
+        before = _histories(stages)[earlier]
+        starts = {after for history in before for after in _histories_after(stages, earlier, history)}
     first = 0 if earlier is None else earlier + 1
     return {
-        (start.standing, _standing_after(stages, index, course.standing))
+        (start.standing, _standing_after(stages, index, history.standing))
         for start in starts
-        for course in _courses(stages[: index + 1], {start}, first)[-1]
-        if not course.skips
+        for history in _histories(stages[: index + 1], {start}, first)[-1]
+        if not history.skips
     }
 
 
-def _courses(
-    stages: Sequence[Stage], courses: Set[Course] = frozenset({Course()}), first: int = 0
-) -> list[Set[Course]]:
-    """Give the courses that a run may be on when each of the stages from `first` on begins."""
-    found: list[Set[Course]] = []
+def _histories(
+    stages: Sequence[Stage], histories: Set[History] = frozenset({History()}), first: int = 0
+) -> list[Set[History]]:
+    """Give the histories that a run may be on when each of the stages from `first` on begins."""
+    found: list[Set[History]] = []
     for index in range(first, len(stages)):
-        found.append(courses)
-        courses = {after for course in courses for after in _courses_after(stages, index, course)}
+        found.append(histories)
+        histories = {after for history in histories for after in _histories_after(stages, index, history)}
     return found
 
 
@@ -110,21 +110,21 @@ def _standing_after(stages: Sequence[Stage], index: int, standing: Standing) -> 
     return (standing - _leaving(stages, index, standing)) | own
 
 
-def _courses_after(stages: Sequence[Stage], index: int, course: Course) -> set[Course]:
-    """Give the courses that a run may be on after a stage."""
+def _histories_after(stages: Sequence[Stage], index: int, history: History) -> set[History]:
+    """Give the histories that a run may be on after a stage."""
     stage = stages[index]
-    if course.skips:
-        return {Course(course.standing)}
-    kept = _standing_after(stages, index, course.standing)
+    if history.skips:
+        return {History(history.standing)}
+    kept = _standing_after(stages, index, history.standing)
     if stage.accept is None:
-        return {Course(kept)}
+        return {History(kept)}
     match stage.otherwise:
         case "stop":
-            return {Course(kept)}
+            return {History(kept)}
         case "skip":
-            return {Course(kept), Course(course.standing, skips=True)}
+            return {History(kept), History(history.standing, skips=True)}
         case "rollback" | "retry" | Otherwise():
-            return {Course(kept), Course(course.standing)}
+            return {History(kept), History(history.standing)}
 
 
 def _leaving(stages: Sequence[Stage], index: int, standing: Standing) -> Standing:
@@ -201,7 +201,7 @@ class _Stage:
         self.stage = stages[index]
 
     def check(self, before: set[Standing], planned: Standing) -> Iterator[Mistake]:
-        """Find what is wrong in one of the courses; `planned` is what stands before it if all stages are kept."""
+        """Find what is wrong in one of the histories; `planned` is what stands before it if all stages are kept."""
         for verb in ("merge", "drop"):
             if getattr(self.stage, verb):
                 yield from self._check_leaving(verb, before)
@@ -227,7 +227,7 @@ class _Stage:
                 yield from self._check_role(role, after, ("stages", self.index, *key))
 
     def _check_leaving(self, verb: Literal["merge", "drop"], before: set[Standing]) -> Iterator[Mistake]:
-        """What is to leave must be there in some course: after a rollback there may be nothing to do."""
+        """What is to leave must be there in some history: after a rollback there may be nothing to do."""
         path = ("stages", self.index, verb)
         wanted = getattr(self.stage, verb)
         places = sorted(frozenset[tuple[int, int]]().union(*before))
@@ -260,7 +260,7 @@ class _Stage:
                 yield Mistake(path, message)
 
     def _check_room(self, remaining: set[Standing], planned: Standing) -> Iterator[Mistake]:
-        """An adapter's name is its own while it stands, and no layer that it needs is taken in only some courses."""
+        """An adapter's name is its own while it stands, and no layer that it needs is taken in only some histories."""
         for number, attach in enumerate(self.stage.attaches):
             for place in sorted(frozenset[tuple[int, int]]().union(*remaining)):
                 other = _attach(self.stages, place)
@@ -286,7 +286,7 @@ class _Stage:
                 return
 
     def _check_role(self, role: str, after: set[Standing], path: KeyPath) -> Iterator[Mistake]:
-        """An adapter that is named must be there in every course."""
+        """An adapter that is named must be there in every history."""
         at_key = path[-2] == "rates"
         name = role.partition(".")[2].removeprefix("layers")
         fitting = [{place for place in standing if name in ("", _name(self.stages, place))} for standing in after]

@@ -15,7 +15,6 @@ from alloytune.report.scores import other_scores, shown_metrics, value_cells
 
 MAX_CLASSES = 20  # more are left to results.json
 MAX_CONFUSION = 8
-MAX_RATES = 3
 _RULED = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n")  # a line under the heading, nothing else
 
 

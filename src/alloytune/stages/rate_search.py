@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from alloytune.build.joint import constant_factors
-from alloytune.build.pace import in_training_form, make_stage_loss, make_stage_optimizer
+from alloytune.build.pace import in_training_form, make_stage_clip, make_stage_loss, make_stage_optimizer
 from alloytune.build.plan import build_plan, build_updates
 from alloytune.build.session import Session, derive_seed
 from alloytune.models.roles import Roles
@@ -160,7 +160,6 @@ def _sweep(
     reader: PrefixReader,
 ) -> RangeTest:
     model = session.state.model
-    plan = build_plan(session, number, 0, build_updates(session, number, 0))
     optimizer = make_stage_optimizer(session, number, moving)
     turns = Turns(steady(selected & moving.selected), moving.names, model, optimizer)
     with in_training_form(session, number), reader.running():
@@ -171,7 +170,7 @@ def _sweep(
             reader.loss(make_stage_loss(session, number, moving)),
             session.machine,
             still=lambda update: turns.at(update, 0.0),
-            clip=plan.clip,
+            clip=make_stage_clip(session.recipe.stages[number]),
             seed=derive_seed(session.recipe.seed, number, _SEARCHING),
         )
 

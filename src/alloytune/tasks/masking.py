@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-IGNORED = -100  # transformers' word for a position that carries no loss
+IGNORED = -100  # what stands for the target of a position that carries no loss, in transformers and torch
 _BEHIND_MASK, _BEHIND_OTHER = 0.8, 0.1  # of the chosen; the rest stay as they are
 
 

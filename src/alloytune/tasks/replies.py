@@ -8,16 +8,15 @@ from transformers import PreTrainedTokenizerBase
 from alloytune.tasks.asked import Asked
 from alloytune.tasks.dialogue import UnfitChatError, give_template, mark_answers, render_prompt
 from alloytune.tasks.marked import Cut, Marked, cut, cut_right, mark, mark_after, prompt_ids
+from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.task import Example
-
-NOT_LEARNED = -100  # what torch's cross-entropy passes over
 
 
 @dataclass(frozen=True)
 class Reply:
     """What an example is to teach.
 
-    `targets` has for each place of the model's output the token that is right there, or NOT_LEARNED. `prompt` are the
+    `targets` has for each place of the model's output the token that is right there, or IGNORED. `prompt` are the
     tokens behind which an answer is written, none where that is not asked for; `wanted` the answer as text.
     """
 
@@ -42,7 +41,7 @@ def tokenize_reply(row: str, asked: Asked, tokenizer: PreTrainedTokenizerBase, m
     try:
         prompt = _prompt(asked, tokenizer, max_length)
         if asked.wanted is None and not asked.is_plain:
-            return Tokenized(Example(row, {"input_ids": list(prompt)}, Reply([NOT_LEARNED] * len(prompt), prompt)))
+            return Tokenized(Example(row, {"input_ids": list(prompt)}, Reply([IGNORED] * len(prompt), prompt)))
         found = _mark(asked, tokenizer, max_length)
     except UnfitChatError as error:
         return Tokenized(None, reason=str(error))
@@ -59,7 +58,7 @@ def tokenize_sides(row: str, asked: Asked, tokenizer: PreTrainedTokenizerBase, m
     if is_cut:
         source = tokenizer(asked.as_text, truncation=True, max_length=max_length)["input_ids"]
     if asked.wanted is None:
-        return Tokenized(Example(row, {"input_ids": source}, Reply([NOT_LEARNED], tuple(source))), is_cut)
+        return Tokenized(Example(row, {"input_ids": source}, Reply([IGNORED], tuple(source))), is_cut)
     targets = tokenizer(text_target=asked.wanted)["input_ids"]
     if tokenizer.eos_token_id is not None and targets[-1:] != [tokenizer.eos_token_id]:
         targets = [*targets, tokenizer.eos_token_id]
@@ -95,4 +94,4 @@ def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _next_tokens(marked: Marked) -> list[int]:
     """Give for every token the one after it, where that is learned."""
     pairs = zip(marked.ids[1:], marked.learned[1:], strict=True)
-    return list(chain((token if learned else NOT_LEARNED for token, learned in pairs), [NOT_LEARNED]))
+    return list(chain((token if learned else IGNORED for token, learned in pairs), [IGNORED]))

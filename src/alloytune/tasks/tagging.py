@@ -20,13 +20,12 @@ from alloytune.data.rules import Counts, Given, Rules
 from alloytune.errors import InputError
 from alloytune.tasks.aligning import align, blanks_of, glued_words
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
+from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import ROWS_AT_ONCE, pad_inputs, row_names
 from alloytune.tasks.uncached import call_uncached
 from alloytune.tasks.words import OUTSIDE, Sentence, is_on_words, read_sentences, read_spans, sift_spans, sift_tokens
 from alloytune.tasks.words import spans_of as spans_of_tags
-
-IGNORED = -100  # the target of a position that carries no loss
 
 
 @dataclass(frozen=True)

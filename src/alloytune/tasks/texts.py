@@ -82,9 +82,11 @@ def _count_cut(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
 ) -> int:
-    """Count the rows that lost tokens; only those that fill the limit can have."""
+    """Count the rows that lost tokens; slow tokenizers do not say, but only rows that fill the limit can have."""
     if max_length is None:
         return 0
+    if tokenizer.is_fast:
+        return sum(bool(row.overflowing) for row in encoded.encodings)
     full = [n for n, ids in enumerate(encoded["input_ids"]) if len(ids) >= max_length]
     if not full:
         return 0

@@ -19,9 +19,10 @@ from alloytune.data.rules import Rules
 from alloytune.tasks.answering import write_answers
 from alloytune.tasks.asked import ask, form_of, rules_for
 from alloytune.tasks.dialogue import UnfitChatError
+from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.objectives import decoder_setting
 from alloytune.tasks.packing import can_pack, pack
-from alloytune.tasks.replies import NOT_LEARNED, Tokenized, tokenize_reply, tokenize_sides
+from alloytune.tasks.replies import Tokenized, tokenize_reply, tokenize_sides
 from alloytune.tasks.target_logits import target_logits
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.text_scores import TextScore, text_scores
@@ -34,7 +35,7 @@ LARGEST_EXPONENT = 700.0  # e to more than that is no float
 
 @dataclass(frozen=True)
 class WritingBatch(Batch):
-    """Padded examples; `targets` [examples, tokens] has NOT_LEARNED where nothing is learned.
+    """Padded examples; `targets` [examples, tokens] has IGNORED where nothing is learned.
 
     `prompts` are what answers are written behind, empty where none is wanted; `is_two_sided` tells whether targets are
     the decoder's, which are then among the inputs as `labels`.
@@ -159,15 +160,15 @@ class Writing:
         """Pad to the longest of these examples, on the right."""
         ids = _padded([example.inputs["input_ids"] for example in examples], int(tokenizer.pad_token_id))
         lengths = torch.tensor([example.num_tokens for example in examples])
-        targets = _padded([example.target.targets for example in examples], NOT_LEARNED)
+        targets = _padded([example.target.targets for example in examples], IGNORED)
         inputs = {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
         return WritingBatch(
             inputs=inputs | ({"labels": targets} if self.is_two_sided else {}),
             targets=targets,
             rows=tuple(example.row for example in examples),
             num_tokens=sum(example.num_tokens for example in examples)
-            + (int((targets != NOT_LEARNED).sum()) if self.is_two_sided else 0),
-            num_targets=int((targets != NOT_LEARNED).sum()),
+            + (int((targets != IGNORED).sum()) if self.is_two_sided else 0),
+            num_targets=int((targets != IGNORED).sum()),
             prompts=tuple(example.target.prompt for example in examples),
             is_two_sided=self.is_two_sided,
         )
@@ -178,12 +179,12 @@ class Writing:
 
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the cross-entropy of logits; `label_smoothing` is the share of each target spread over all tokens."""
-        targets = batch.targets[batch.targets != NOT_LEARNED]
+        targets = batch.targets[batch.targets != IGNORED]
         return cross_entropy(outputs, targets, reduction="sum", label_smoothing=label_smoothing)
 
     def outputs(self, model: Any, batch: Batch) -> Tensor:
         """Give the logits of the tokens that are learned, [targets, vocabulary], in the order of the batch."""
-        chosen = batch.targets != NOT_LEARNED
+        chosen = batch.targets != IGNORED
         if self.is_two_sided:
             inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
             decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=batch.targets)
@@ -202,7 +203,7 @@ class Writing:
         losses = torch.cat(
             [self._losses(model, part) for part in _parts(batch, int(model.config.get_text_config().vocab_size))]
         )
-        counts = (batch.targets != NOT_LEARNED).sum(1).tolist()
+        counts = (batch.targets != IGNORED).sum(1).tolist()
         asked = [n for n, prompt in enumerate(batch.prompts) if prompt]
         texts: dict[int, str] = {}
         if asked:
@@ -213,7 +214,7 @@ class Writing:
 
     def _losses(self, model: Any, batch: Batch) -> Tensor:
         """Give the loss of every example, summed over its tokens; [examples] in main memory."""
-        chosen = batch.targets != NOT_LEARNED
+        chosen = batch.targets != IGNORED
         sums = torch.zeros(len(batch.rows), dtype=torch.float64)
         if not chosen.any():
             return sums

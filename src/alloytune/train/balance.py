@@ -35,9 +35,9 @@ class ByValidation:
 
     def after_evaluation(self, losses: Mapping[View, float]) -> None:
         """Take note of the views' mean losses on validation."""
-        first = _recall(self._blend, _FIRST, self.views) or dict(losses)
-        _remember(self._blend, _FIRST, first)
-        _remember(self._blend, _LAST, losses)
+        first = self._blend.recall(_FIRST) or dict(losses)
+        self._blend.remember(_FIRST, first)
+        self._blend.remember(_LAST, losses)
         self._blend.give(_around_one(_left(losses, first)))
 
 
@@ -61,9 +61,10 @@ class ByUncertainty:
         """Step, then find the weights of the next update."""
         yield
         losses = self._seen.take()
-        spread = dict.fromkeys(losses, 0.0) | _recall(self._blend, _LOG_VARIANCE, losses)
+        known = self._blend.recall(_LOG_VARIANCE)
+        spread = {view: known.get(view, 0.0) for view in losses}
         spread = {view: s + RATE * (math.exp(-s) * losses[view] - 0.5) for view, s in spread.items()}
-        _remember(self._blend, _LOG_VARIANCE, spread)
+        self._blend.remember(_LOG_VARIANCE, spread)
         self._blend.give({view: math.exp(-s) for view, s in spread.items()})
 
 
@@ -97,8 +98,8 @@ class ByGradients:
         targets, losses = self._seen.targets, self._seen.take()
         norms = {view: _norm(self._gradients[view]) / targets[view] for view in losses}
         self._gradients = {}
-        first = _recall(self._blend, _FIRST, losses) or losses
-        _remember(self._blend, _FIRST, first)
+        first = self._blend.recall(_FIRST) or losses
+        self._blend.remember(_FIRST, first)
         if any(norms.values()):
             self._blend.give(self._stepped(norms, _around_one(_left(losses, first))))
 
@@ -132,15 +133,7 @@ class _Means:
 
 def last_losses(blend: Blend) -> dict[View, float]:
     """Give the views' losses at the last evaluation, where weights go by them."""
-    return {view: float(blend.memory[f"{_LAST}{view}"]) for view in blend.weights if f"{_LAST}{view}" in blend.memory}
-
-
-def _recall(blend: Blend, what: str, views: Collection[View]) -> dict[View, float]:
-    return {view: float(blend.memory[f"{what}{view}"]) for view in views if f"{what}{view}" in blend.memory}
-
-
-def _remember(blend: Blend, what: str, values: Mapping[View, float]) -> None:
-    blend.memory |= {f"{what}{view}": torch.tensor(value, dtype=torch.float64) for view, value in values.items()}
+    return blend.recall(_LAST)
 
 
 def _left(losses: Mapping[View, float], first: Mapping[View, float]) -> dict[View, float]:

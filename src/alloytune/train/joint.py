@@ -128,8 +128,8 @@ class Blend:
 
     def number(self, update: int, share: float) -> int:
         """Count the pieces of all weights that have ended before the update; InputError where all of them rest."""
-        now = {view: course.at(update, share) for view, course in self.weights.items()} | self._remembered(_WEIGHT)
-        self._remember(_NOW, now)
+        now = {view: course.at(update, share) for view, course in self.weights.items()} | self.recall(_WEIGHT)
+        self.remember(_NOW, now)
         self._resting = frozenset(view for view, course in self.weights.items() if course.rests(update, share))
         if len(self._resting) == len(self.weights):
             what = f"from update {update} on, all weights are 0 and nothing would move"
@@ -142,17 +142,19 @@ class Blend:
 
     def give(self, weights: Mapping[View, float]) -> None:
         """Let views have these weights from the next update on, instead of their course."""
-        self._remember(_WEIGHT, weights)
+        self.remember(_WEIGHT, weights)
 
     @property
     def now(self) -> dict[View, float]:
         """Give the weights of the last update; after a resume they are known before the next."""
-        return self._remembered(_NOW)
+        return self.recall(_NOW)
 
-    def _remember(self, what: str, weights: Mapping[View, float]) -> None:
-        self.memory |= {f"{what}{view}": torch.tensor(w, dtype=torch.float64) for view, w in weights.items()}
+    def remember(self, what: str, values: Mapping[View, float]) -> None:
+        """Keep a number for each of these views, through a resume as well."""
+        self.memory |= {f"{what}{view}": torch.tensor(value, dtype=torch.float64) for view, value in values.items()}
 
-    def _remembered(self, what: str) -> dict[View, float]:
+    def recall(self, what: str) -> dict[View, float]:
+        """Give the numbers that are kept under this word."""
         return {view: float(self.memory[f"{what}{view}"]) for view in self.weights if f"{what}{view}" in self.memory}
 
     def factor(self, part: Part) -> float:

@@ -21,7 +21,7 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """One finished update. `rate` is that of the first group.
+    """One finished update. `rate` is the largest of all groups.
 
     `loss` is the mean over the update's targets; where several things are learned, the sum of their means.
     """
@@ -95,7 +95,7 @@ def add_gradients(model: nn.Module, micro_batches: list[Batch], summed_loss: Los
 def _set_rates(optimizer: Optimizer, multiplier: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * multiplier
-    return float(optimizer.param_groups[0]["lr"])
+    return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
 def _stop_unless_finite(loss: float, grad_norm: float, number: int, micro_batches: list[Batch]) -> None:
