@@ -6,12 +6,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from transformers import BartConfig, BertConfig, GPT2Config, LlamaConfig, MT5Config, PreTrainedConfig, T5Config
 
 import tiny
 from alloytune.build.attaching import build_attachments
+from alloytune.build.data import with_optional_columns
 from alloytune.build.moving import build_moving, family_of
 from alloytune.build.pace import in_training_form, make_stage_loss, make_stage_optimizer
 from alloytune.build.plan import build_plan
@@ -33,6 +35,34 @@ from alloytune.tasks.task import Example
 from alloytune.train.batches import Updates
 from tiny import TASK
 from train.test_clip import groups
+
+TRAINING = {"name": "last", "train": "all"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "memory"])
+def test_optional_columns_are_read_where_the_table_has_them(tmp_path: Path, suffix: str) -> None:
+    rows = pl.DataFrame({"instruction": ["a", "b"], "input": [None, "c"], "output": ["d", "e"], "more": ["f", "g"]})
+    file = tmp_path / f"table.{suffix}"
+    {"csv": rows.write_csv, "jsonl": rows.write_ndjson, "parquet": rows.write_parquet}.get(suffix, lambda path: None)(
+        file
+    )
+    table = rows if suffix == "memory" else None
+    given = {"task": "generation", "data": {} if table is not None else {"train": str(file)}, "stages": [TRAINING]}
+    assert with_optional_columns(recipe_from(given), table).columns == {
+        k: k for k in ("instruction", "input", "output")
+    }
+    given["data"] = {**given["data"], "output": "input"}  # which is taken
+    assert with_optional_columns(recipe_from(given), table).columns == {"instruction": "instruction", "output": "input"}
+    named = {**given, "task": "classification", "data": {**given["data"], "output": None}}
+    assert with_optional_columns(recipe_from(named), table).columns == {"text": "text", "label": "label"}
+
+
+def test_a_stage_reads_its_own_optional_columns(tmp_path: Path) -> None:
+    pl.DataFrame({"query": ["a"], "document": ["b"], "negative": ["c"]}).write_csv(tmp_path / "pairs.csv")
+    own = {"name": "pairs", "train": "all", "task": "embedding", "data": {"train": str(tmp_path / "pairs.csv")}}
+    recipe = with_optional_columns(recipe_from({"data": {"train": "none.csv"}, "stages": [own, TRAINING]}))
+    assert recipe.view(0).columns == {"query": "query", "document": "document", "negative": "negative"}
+    assert recipe.columns == {"text": "text", "label": "label"}
 
 
 def session(state: ModelState, bert: Path, *, attached: bool = False, **stage: object) -> Session:

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from alloytune.build.attaching import attached_at, build_attachments
 from alloytune.build.caching import check_cache
 from alloytune.build.combining import build_combined
-from alloytune.build.data import build_data_settings, prepare_others
+from alloytune.build.data import build_data_settings, prepare_others, with_optional_columns
 from alloytune.build.joint import check_joint
 from alloytune.build.moving import build_moving
 from alloytune.build.pace import check_regularisers
@@ -52,6 +52,7 @@ def start(read: ReadRecipe, output: Path, watcher: Watcher, table: pl.DataFrame 
     """
     require_complete(read, has_table=table is not None)
     require_free(output)
+    read = replace(read, recipe=with_optional_columns(read.recipe, table))
     dataset = prepare(build_data_settings(read.recipe), table)
     others = prepare_others(read.recipe)
     environment = _environment(read.recipe)

@@ -92,10 +92,13 @@ def load_writer(place: str, *, max_new_tokens: int | None, temperature: float, s
 def _load_writer(place: str, max_new_tokens: int | None, temperature: float) -> Writer:
     if (Path(place) / "results.json").exists():
         tuned = load_tuned(place)
-        if not isinstance(tuned.task, Writing):
+        if isinstance(tuned.task, Writing):
+            form, prompt = form_of(tuned.task.columns), tuned.task.prompt or "{source}"
+            limit = max_new_tokens or tuned.task.max_new_tokens
+            return Writer(tuned.model, tuned.tokenizer, form, prompt, limit, temperature)
+        if tuned.task.pipeline != "text-generation":
             raise InputError("run", f"its task is {tuned.recipe.task_name}, which writes no texts", "use predict")
-        form, prompt, limit = form_of(tuned.task.columns), tuned.task.prompt or "{source}", tuned.task.max_new_tokens
-        return Writer(tuned.model, tuned.tokenizer, form, prompt, max_new_tokens or limit, temperature)
+        return _as_it_is(tuned.model, tuned.tokenizer, max_new_tokens, temperature)
     source = locate(place)
     tokenizer, task = load_tokenizer(source), fit(find_task("generation").blank(), source)
     model, fresh = load_model(task.auto_class, source, tokenizer, 0, **task.config)
@@ -103,10 +106,14 @@ def _load_writer(place: str, max_new_tokens: int | None, temperature: float) -> 
         raise InputError(
             "model", f"{place!r} has not learned to write", "give one that has, or a run with task: generation"
         )
-    form = "instruction" if getattr(tokenizer, "chat_template", None) else "text"
     token_limit(model, tokenizer, None)
-    device = find_machine().device
-    return Writer(model.to(device), tokenizer, form, "{source}", max_new_tokens or 256, temperature)
+    return _as_it_is(model.to(find_machine().device), tokenizer, max_new_tokens, temperature)
+
+
+def _as_it_is(model: Any, tokenizer: Any, max_new_tokens: int | None, temperature: float) -> Writer:
+    """Ask a decoder as it was taught elsewhere: by its chat template, if it has one."""
+    form: Form = "instruction" if getattr(tokenizer, "chat_template", None) else "text"
+    return Writer(model, tokenizer, form, "{source}", max_new_tokens or 256, temperature)
 
 
 def converse(writer: Writer, lines: Iterable[str], show: Callable[[], None], *, stream: bool) -> None:

@@ -84,6 +84,8 @@ class Tuned:
         """Answer every row: the number of those that are answered in scores is of no account here."""
         task = self.task.answering(table.height) if isinstance(self.task, Sparing) else self.task
         examples, answers = self._answers(task, self._clean(table))
+        if isinstance(task, Anchored):
+            examples = self._anchored(task, examples)
         places = pl.Series("place", [int(example.row) - 1 for example in examples], pl.Int64)
         found = task.table(answers, examples).with_columns(places)
         every = pl.DataFrame({"place": pl.int_range(table.height, eager=True)})
@@ -96,8 +98,8 @@ class Tuned:
 
     @property
     def _texts(self) -> tuple[str, ...]:
-        """Give the columns that the model reads."""
-        return build_rules(self.recipe).texts
+        """Give the columns that the model reads: of preferences all, as it writes no answers but weighs those given."""
+        return tuple(self.recipe.columns) if isinstance(self.task, Anchored) else build_rules(self.recipe).texts
 
     def evaluate_table(
         self, table: Any, where: Path | str = "table", columns: Mapping[str, str] | None = None

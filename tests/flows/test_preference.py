@@ -1,5 +1,6 @@
 """Preferences, through whole stages: what the loss compares with, how pairs are passed, resumed and refused."""
 
+import io
 import json
 import random
 from functools import partial
@@ -10,7 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
 
+import alloytune
 import tiny
 from alloytune.build.data import build_data_settings
 from alloytune.build.plan import build_updates
@@ -21,7 +24,9 @@ from alloytune.machine import find_machine
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import recipe_from
 from alloytune.record.folder import RunFolder
+from alloytune.report.tables import print_places
 from alloytune.stages.anchoring import anchor
+from alloytune.talk import load_writer
 from alloytune.tasks.preference import Preference
 from alloytune.train.loop import add_gradients
 from flows.test_pace import carry_out_stages
@@ -147,6 +152,31 @@ def test_a_resumed_run_compares_with_the_same_weights(
     assert json.loads(steps[0])["loss"] == pytest.approx(
         np.log(2), abs=1e-4
     )  # rounding: what answers does so with padding
+
+
+def test_what_it_left_weighs_answers_and_writes_its_own(llama: Path, tmp_path: Path) -> None:
+    pairs = make_pairs(60)
+    given = {
+        "model": str(llama),
+        "task": "preference",
+        "data": {"near_duplicates": False},
+        "batch": 8,
+        "stages": [{"name": "first", "train": "all", "rate": 5e-3, "until": {"epochs": 2}}],
+    }
+    tuned = alloytune.tune(pairs, recipe=given, output=tmp_path / "run")
+    blank = pairs.with_columns(chosen=pl.when(pl.int_range(pl.len()) != 3).then("chosen"))
+    found = tuned.predict_table(blank)
+    assert found.columns == ["preferred", "margin", "probability"]
+    assert found["preferred"][3] is None
+    sure = found["preferred"].drop_nulls() == "chosen"
+    scores = tuned.evaluate_table(blank)
+    assert scores["values"]["accuracy"] == sure.mean() > 0.9
+    assert scores["values"]["margin"] == pytest.approx(found["margin"].mean())
+    (answer,) = load_writer(str(tmp_path / "run"), max_new_tokens=3, temperature=0.0, seed=0).answer(["a plot"])
+    assert answer
+    shown = io.StringIO()
+    print_places(Console(file=shown), RunFolder(tmp_path / "run"))
+    assert "Use it: alloytune generate" in shown.getvalue()
 
 
 def test_what_is_too_long_loses_its_beginning(llama: Path) -> None:

@@ -16,7 +16,7 @@ import tiny
 from alloytune import run
 from alloytune.cli.main import console, main
 from alloytune.errors import InputError, Interrupted
-from alloytune.recipe.read import read_recipe
+from alloytune.recipe.read import read_recipe, recipe_read
 from alloytune.train.loop import Step
 from alloytune.use import load_tuned
 from alloytune.watch import Watcher
@@ -193,6 +193,19 @@ def test_every_conversation_is_answered_though_few_are_in_scores(tmp_path: Path,
     assert None not in answers
     scored = tuned.evaluate_table({"messages": talks})
     assert [shown["row"] for shown in scored["details"]["answers"]] == ["1"]
+
+
+def test_plain_text_has_no_two_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.make_table(30).select("text").write_csv(tmp_path / "texts.csv")
+    given = {
+        "model": str(save_t5(tmp_path / "t5")),
+        "task": "generation",
+        "data": {"train": str(tmp_path / "texts.csv"), "text": "text"},
+        "stages": [{"name": "full", "train": "all", "rate": 1e-3}],
+    }
+    with pytest.raises(InputError, match="plain text has one side"):
+        run.start(recipe_read(given), tmp_path / "run", Watcher())
+    assert not (tmp_path / "run").exists()
 
 
 def save_t5(folder: Path) -> Path:

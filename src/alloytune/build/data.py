@@ -3,11 +3,40 @@
 from collections.abc import Collection
 from pathlib import Path
 
+import polars as pl
+
 from alloytune.data.prepare import Dataset, prepare
+from alloytune.data.read import peek_columns
 from alloytune.data.rules import Rules
 from alloytune.data.settings import DataSettings, SplitSettings
+from alloytune.recipe.types.data import Data
 from alloytune.recipe.types.recipe import Recipe, path_of
 from alloytune.tasks.task import find_task
+
+
+def with_optional_columns(recipe: Recipe, table: pl.DataFrame | None = None) -> Recipe:
+    """Name the columns that a task can do without, where the training table has them by the task's own names.
+
+    `table` takes the place of the recipe's training file.
+    """
+    own = {
+        learner: _with_optional(view := recipe.view(*learner), _columns_of(view.data))
+        for learner, it in recipe.learners.items()
+        if it.data is not None
+    }
+    data = _with_optional(recipe, _columns_of(recipe.data) if table is None else table.columns)
+    return recipe.with_data(own).model_copy(update={"data": data})
+
+
+def _with_optional(recipe: Recipe, columns: Collection[str]) -> Data:
+    named, words = recipe.data.named, recipe.words
+    optional = (words.form(named) or words.forms[0]).optional
+    there = [key for key in optional if key in columns and key not in named and key not in named.values()]
+    return recipe.data.model_copy(update={key: key for key in there})
+
+
+def _columns_of(data: Data) -> Collection[str]:
+    return peek_columns(Path(data.train), data.encoding) if data.train else ()
 
 
 def build_data_settings(recipe: Recipe, place: str = "data") -> DataSettings:

@@ -140,7 +140,7 @@ def check(
 ) -> None:
     """Read everything and train nothing: what each stage moves, what the data holds, what it will cost."""
     read = read_complete(recipe, model, data, validation, test, text, text_pair, label, overrides, seed)
-    from alloytune.build.data import build_data_settings, prepare_others
+    from alloytune.build.data import build_data_settings, prepare_others, with_optional_columns
     from alloytune.build.session import build_session
     from alloytune.data.prepare import prepare
     from alloytune.estimate import estimate
@@ -149,9 +149,10 @@ def check(
     from alloytune.run import rehearse
 
     quiet()
-    dataset = prepare(build_data_settings(read.recipe))
+    whole = with_optional_columns(read.recipe)
+    dataset = prepare(build_data_settings(whole))
     console.print(audit_table(dataset.audit.to_json()))
-    session = build_session(read.recipe, dataset, prepare_others(read.recipe))
+    session = build_session(whole, dataset, prepare_others(whole))
     rehearse(session)
     console.print(estimate_table(estimate(session)))
 

@@ -1,6 +1,7 @@
 """Read a table file with every cell a string."""
 
 import difflib
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,7 @@ from alloytune.data.encoding import decode_file
 from alloytune.data.parse import parse_csv, parse_json_lines, parse_parquet
 from alloytune.errors import InputError
 
+PEEKED = 100  # lines
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", *conll.SUFFIXES)
 
 
@@ -34,6 +36,23 @@ def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ")
         table = parse.get(suffix, parse_json_lines)(path, text)
     require_rows(table, path)
     return table
+
+
+def peek_columns(path: Path, encoding: str = "utf-8") -> list[str]:
+    """Give the columns that a table begins with: CSV's header, the keys of the first JSON objects, Parquet's schema.
+
+    None of what cannot be read so; why not, `read_table` says.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            return list(pl.read_parquet_schema(path))
+        with path.open(encoding=encoding, newline="") as stream:
+            first, *others = islice((line.removeprefix("\ufeff") for line in stream if line.strip()), PEEKED)
+        if path.suffix.lower() in (".csv", ".tsv"):
+            return parse_csv(path, first).columns
+        return parse_json_lines(path, "".join([first, *others])).columns if first.lstrip().startswith("{") else []
+    except (OSError, LookupError, ValueError, InputError, pl.exceptions.PolarsError):
+        return []
 
 
 def require_file(path: Path) -> None:

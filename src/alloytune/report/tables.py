@@ -210,8 +210,11 @@ def run_report(folder: RunFolder) -> RenderableType:
 
 def print_places(console: Console, folder: RunFolder) -> None:
     """Print where a finished run is saved and how to use it, each unbroken, so that it can be copied."""
-    saved = ", ".join(str(folder.path / name) for name in folder.read("results.json")["saved"])
+    results = folder.read("results.json")
+    saved = ", ".join(str(folder.path / name) for name in results["saved"])
     use = f"alloytune predict {shlex.quote(str(folder.path))} NEW.csv --output predictions.csv"
+    if "preference" in results.get("recipe", {}).get("task", ""):  # by its name, or with settings
+        use = f'alloytune generate {shlex.quote(str(folder.path))} "What it is asked"'
     console.print(Text(f"Saved: {saved}"), soft_wrap=True)
     console.print(Text(f"Use it: {use}", style="bold"), soft_wrap=True)
 

@@ -105,8 +105,8 @@ class Preference:
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize prompt with each answer. What is too long loses the prompt's beginning, the same in both texts."""
         if not set(_SIDES) <= set(table.columns):
-            what = "a model of preferences answers nothing; it is scored on prompt, chosen and rejected"
-            raise InputError("preference", what, "score it with evaluate, or let it write with generate")
+            what = "a model of preferences weighs two answers to a prompt, and one is not there"
+            raise InputError("preference", what, "give chosen and rejected, or let it write with generate")
         give_template(tokenizer)
         examples, left_out, num_cut = [], [], 0
         for name, row in zip(row_names(table), table.to_dicts(), strict=True):

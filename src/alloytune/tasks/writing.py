@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from alloytune.data.rules import Rules
+from alloytune.errors import InputError
 from alloytune.tasks.answering import write_answers
 from alloytune.tasks.asked import ask, form_of, rules_for
 from alloytune.tasks.dialogue import UnfitChatError
@@ -133,6 +134,9 @@ class Writing:
 
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize rows; an answer is written for the first `generate` of them, and for all that have none."""
+        if self.is_two_sided and form_of(self.columns) == "text":
+            what = "a model of two sides answers what its encoder reads, and plain text has one side"
+            raise InputError("data.text", what, "give columns with what is read and what is written, or a decoder")
         found = [
             self._tokenize(name, row, tokenizer, max_length)
             for name, row in zip(row_names(table), table.iter_rows(named=True), strict=True)
