@@ -47,5 +47,6 @@ def encode_splits(
 def _require_examples(encoded: Mapping[str, Encoded], tables: Mapping[str, pl.DataFrame], where: str) -> None:
     for split, one in encoded.items():
         if tables[split].height and not one.examples:
-            what = f"no row is left ({one.left_out[0][1]}: {len(one.left_out)})"
-            raise InputError(f"{where}.{split}", what, "raise max_length, or give others")
+            row, reason = one.left_out[0]
+            remedy = "raise max_length, or give others" if "limit" in reason else "mend them, or give others"
+            raise InputError(f"{where}.{split}", f"no row is left; {row}, as the first of all: {reason}", remedy)

@@ -116,7 +116,7 @@ def test_an_answer_longer_than_the_limit_is_counted_and_listed(command: Command,
     left_out = json.loads((place / "run/results.json").read_text())["rows_left_out"]
     listed = [tuple(row) for rows in left_out.values() for row in rows]
     assert listed == [("table.jsonl:21", "answer longer than the limit")]
-    assert "1 rows do not fit and are left out" in done.out
+    assert "1 row is left out (answer longer than the limit: 1)" in done.out
 
 
 def test_answers_all_longer_than_the_limit_are_refused(command: Command, place: Path, llama: Path) -> None:

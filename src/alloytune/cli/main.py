@@ -145,7 +145,7 @@ def check(
     from alloytune.data.prepare import prepare
     from alloytune.estimate import estimate
     from alloytune.models.load import quiet
-    from alloytune.report.tables import audit_table, estimate_table
+    from alloytune.report.tables import audit_table, estimate_table, tell_left_out
     from alloytune.run import rehearse
 
     quiet()
@@ -153,6 +153,8 @@ def check(
     dataset = prepare(build_data_settings(whole))
     console.print(audit_table(dataset.audit.to_json()))
     session = build_session(whole, dataset, prepare_others(whole))
+    if left_out := tell_left_out(session.learning.left_out):
+        console.print(left_out, style="yellow", markup=False)
     rehearse(session)
     console.print(estimate_table(estimate(session)))
 

@@ -1,7 +1,7 @@
 """From table files to clean train, validation and test splits, with an account of every row."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -27,6 +27,7 @@ from alloytune.errors import InputError
 SPLITS = ("train", "validation", "test")
 EXAMPLES = 10
 LARGE_GROUP = 0.1
+SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,11 @@ def prepare(settings: DataSettings, table: pl.DataFrame | None = None) -> Datase
     cut = {split: share for split, share in shares.items() if split not in given and share > 0}
     if "validation" not in [*given, *cut]:
         raise InputError("data.split.validation", "no row is left for validation", "give a share, or a file")
-    _check(sources, rows, list(cut), settings.rules)
+    try:
+        _check(sources, rows, list(cut), settings.rules)
+    except InputError as error:  # which may well be so because of what was dropped
+        what = f"{error.what} (dropped: {_tell(dropped)})" if dropped else error.what
+        raise InputError(error.where, what, error.remedy) from None
     groups = _group(rows, settings)
     rows = _assign(rows, groups, cut, settings)
     kept = _limit(rows, ["train", *cut], settings)
@@ -104,11 +109,20 @@ def _require_left(sources: list[Source], rows: pl.DataFrame, dropped: list[Dropp
     left = set(rows["split"])
     for source in sources:
         if source.split not in left:
-            reasons = Counter(row.reason for row in dropped if row.split == source.split)
-            listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
+            listed = _tell([row for row in dropped if row.split == source.split])
             raise InputError(
                 source.where, f"no usable row is left ({listed})", "give other rows, or check the columns named"
             )
+
+
+def _tell(dropped: Sequence[Dropped]) -> str:
+    """Count dropped rows by their commonest reasons, each with the first of them."""
+    counts = Counter(row.reason for row in dropped)
+    first = {row.reason: row for row in reversed(dropped)}
+    return ", ".join(
+        f"{reason}: {count}, first {first[reason].row}" + (f" ({first[reason].detail})" if first[reason].detail else "")
+        for reason, count in counts.most_common(SHOWN_REASONS)
+    )
 
 
 def _check(sources: list[Source], rows: pl.DataFrame, cut: list[str], rules: Rules) -> None:

@@ -1,6 +1,7 @@
 """Tables for the terminal, made from what a run wrote."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,16 @@ def audit_table(audit: Mapping[str, Any]) -> RenderableType:
         _add_row(table, split, f"{count:,}")
     warnings = [Text(f"note: {warning}", style="yellow") for warning in audit["warnings"]]
     return Group(table, *warnings)
+
+
+def tell_left_out(left_out: Mapping[str, Sequence[Sequence[str]]]) -> str:
+    """Tell how many rows were not learned from, and why; by split pairs of a row and a reason. Empty for none."""
+    reasons = Counter(reason for rows in left_out.values() for _, reason in rows)
+    if not reasons:
+        return ""
+    listed = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common())
+    are = "is" if reasons.total() == 1 else "are"
+    return f"{count_rows(reasons.total())} {are} left out ({listed})"
 
 
 def stages_table(results: Mapping[str, Any]) -> Table:
@@ -198,7 +209,9 @@ def run_report(folder: RunFolder) -> RenderableType:
     """Show everything about a finished run but where it lies, which `print_places` prints."""
     results = folder.read("results.json")
     movement = movement_table(results)
+    left_out = tell_left_out(results.get("rows_left_out", {}))
     parts: list[RenderableType] = [
+        *([Text(f"{left_out}; results.json lists them", style="yellow")] if left_out else ()),
         stages_table(results),
         *([movement] if movement else ()),
         scores_table(results["test"]),
