@@ -16,7 +16,8 @@ GOOD = table({"a": 20, "b": 20})
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "empty text": (
         lambda: prepared(GOOD.with_columns(text=pl.lit(" "))),
-        "table: no usable row is left (missing text: 40, first table:1 (text)); give other rows, or check the columns named",
+        "table: no usable row is left (missing text: 40, first table:1 (text)); "
+        "give other rows, or check the columns named",
     ),
     "single class": (
         lambda: prepared(table({"a": 20})),
