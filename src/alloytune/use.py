@@ -1,6 +1,7 @@
 """Use of the result: a tuned model that predicts, scores and can be saved elsewhere."""
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from alloytune.build.session import build_architecture
 from alloytune.data.clean import drop_missing, repair, strip
 from alloytune.data.columns import require_columns
 from alloytune.data.parse import parse_table
+from alloytune.data.rules import Sieved
 from alloytune.errors import InputError
 from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict
@@ -83,7 +85,8 @@ class Tuned:
     def _predict(self, table: pl.DataFrame) -> pl.DataFrame:
         """Answer every row: the number of those that are answered in scores is of no account here."""
         task = self.task.answering(table.height) if isinstance(self.task, Sparing) else self.task
-        examples, answers = self._answers(task, self._clean(table))
+        rows, _ = self._clean(table)
+        examples, answers, _ = self._answers(task, rows)
         if isinstance(task, Anchored):
             examples = self._anchored(task, examples)
         places = pl.Series("place", [int(example.row) - 1 for example in examples], pl.Int64)
@@ -91,10 +94,11 @@ class Tuned:
         every = pl.DataFrame({"place": pl.int_range(table.height, eager=True)})
         return every.join(found, on="place", how="left", maintain_order="left").drop("place")
 
-    def _answers(self, task: Task, rows: pl.DataFrame) -> tuple[Sequence[Example], list[Any]]:
-        """Give the examples that rows become, and what the model answers to them."""
-        examples = task.encode(rows, self.tokenizer, self.max_length).examples
-        return examples, predict(self.model, task, examples, self.tokenizer, self.machine)
+    def _answers(self, task: Task, rows: pl.DataFrame) -> tuple[Sequence[Example], list[Any], list[str]]:
+        """Give the examples that rows become, what the model answers to them, and why some rows become none."""
+        encoded = task.encode(rows, self.tokenizer, self.max_length)
+        answers = predict(self.model, task, encoded.examples, self.tokenizer, self.machine)
+        return encoded.examples, answers, [reason for _, reason in encoded.left_out]
 
     @property
     def _texts(self) -> tuple[str, ...]:
@@ -106,22 +110,26 @@ class Tuned:
     ) -> dict[str, Any]:
         """Score on a table with the run's own columns, or with those of the task, such as `text` and `label`.
 
-        Give values, 95 % intervals, details, rows, and `left_out`: how many rows cannot be used. The table is anything
-        that `tune` takes, and is treated as the training's rows were. `where` and `columns` as in `predict_table`.
+        Give values, 95 % intervals, details, rows, and `left_out`: how many rows cannot be used, by the reason. The
+        table is anything that `tune` takes, and is treated as the training's rows were. `where` and `columns` as in
+        `predict_table`.
         """
         chosen = self._choose_columns(parse_table(table), where, list(self.recipe.columns), columns or {})
         rules = build_rules(self.recipe)
+        rows, dropped = self._clean(chosen)
+        rows, unanswered = rules.answered(rows)
         try:
-            examples, answers = self._answers(self.task, rules.answered(self._clean(chosen))[0])
+            examples, answers, unfit = self._answers(self.task, rows)
         except InputError as error:  # the task knows the column, and not whose it is
             raise InputError(f"{where}: {error.where}", error.what, error.remedy) from None
+        left_out = Counter([row.reason for row in (*dropped, *unanswered)] + unfit)
         if not examples:
-            *texts, last = self.recipe.columns
-            raise InputError(str(where), f"no row has both {' and '.join(texts)} and {last}", "give rows with both")
+            listed = ", ".join(f"{reason}: {count}" for reason, count in left_out.most_common())
+            raise InputError(str(where), f"no row can be scored ({listed})", "give others, or name other columns")
         if isinstance(self.task, Anchored):
             examples = self._anchored(self.task, examples)
         scores = score_with_intervals(self.task, answers, examples, seed=0)
-        return scores | {"left_out": chosen.height - len(examples)}
+        return scores | {"left_out": dict(left_out.most_common())}
 
     def _anchored(self, task: Anchored, examples: Sequence[Example]) -> list[Example]:
         """Let the pretrained model answer the same examples, where the task compares with that."""
@@ -144,16 +152,16 @@ class Tuned:
         require_columns(table, where, list(own.values()))
         return table.select(pl.col(column).alias(name) for name, column in own.items())
 
-    def _clean(self, table: pl.DataFrame) -> pl.DataFrame:
-        """Treat rows as those of the training were, and leave out those that cannot be used; `row` counts from 1."""
+    def _clean(self, table: pl.DataFrame) -> Sieved:
+        """Treat rows as those of the training were, and drop those that cannot be used; `row` counts from 1."""
         rules = build_rules(self.recipe, table.columns)
         number = pl.int_range(1, table.height + 1).cast(pl.String)
         rows = strip(table.select(number.alias("row"), pl.lit("").alias("split"), pl.all()), rules)
         if self.recipe.data.repair:
             rows, _ = repair(rows, rules)
-        rows, _ = drop_missing(rows, rules)
-        rows, _ = rules.sift(rows)
-        return rows
+        rows, missing = drop_missing(rows, rules)
+        rows, unfit = rules.sift(rows)
+        return rows, missing + unfit
 
     def _require_pairs(self, columns: Mapping[str, Sequence[str | None]]) -> None:
         """Raise an InputError unless there are pairs exactly where the run was trained on them, one for each text."""

@@ -117,7 +117,7 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     new.write_csv(place / "new.csv")
     predicted = command("predict", "run", "new.csv", "--output", "out.csv")
     assert predicted.code == 0, predicted.err
-    assert "2 rows have no text" in predicted.err
+    assert "2 rows get no answer" in predicted.err
     out = pl.read_csv(place / "out.csv")
     assert out["id"].to_list() == [1, 2, 3, 4]
     assert out["label"].to_list() == ["good", None, "bad", None]
@@ -144,13 +144,19 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     pl.DataFrame({"text": [" a dull plot ", "fine", " "], "label": ["bad ", None, "good"]}).write_csv("few.csv")
     few = command("evaluate", "run", "few.csv")
     assert few.code == 0, few.err
-    assert "2 rows without text or label are left out" in few.err
+    assert "2 rows are left out (missing text: 1, missing label: 1)" in few.err
     assert "few.csv (1 row)" in few.out
     pl.DataFrame({"text": ["a dull plot", " "], "label": ["bad", "good"]}).write_csv("one.csv")
-    assert "1 row without text or label is left out" in command("evaluate", "run", "one.csv").err
-    assert "1 row has no text and gets no answer" in command("predict", "run", "one.csv").err
+    assert "1 row is left out (missing text: 1)" in command("evaluate", "run", "one.csv").err
+    assert "1 row gets no answer" in command("predict", "run", "one.csv").err
 
     pl.DataFrame({"review": ["a dull plot"], "stars": ["bad"]}).write_csv("other.csv")
+    by_key = command("evaluate", "run", "other.csv", "--column", "text=review", "--column", "label=stars")
+    assert by_key.code == 0, by_key.err
+    for wrong, why in (("words=review", "the run reads no words"), ("text", "'text' names no column")):
+        refused = command("predict", "run", "other.csv", "--column", wrong)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert why in refused.err
     assert '"text"' in command("predict", "run", "other.csv").err
     assert "a dull plot,bad,bad," in command("predict", "run", "other.csv", "--text", "review").out
     rounded = command("predict", "run", "other.csv", "--text", "review", "--precision", "bfloat16").out

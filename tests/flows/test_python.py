@@ -68,9 +68,9 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
     untidy = table.assign(said=" " + table["said"], mood=table["mood"] + "\t", more=1).to_dict("records")
     untidy += [{"said": "a dull plot"}, {"said": " ", "mood": "bad"}, {"said": "\u200b", "mood": "bad"}]
     result = again.evaluate_table(untidy)
-    assert result["left_out"] == 3
+    assert result["left_out"] == {"missing text": 2, "missing label": 1}
     assert result["values"] == pytest.approx(scores)
-    with pytest.raises(alloytune.InputError, match="no row has both"):
+    with pytest.raises(alloytune.InputError, match="no row can be scored \\(missing text: 2, missing label: 1\\)"):
         again.evaluate_table(untidy[-3:])
     with pytest.raises(alloytune.InputError, match='no column "said"'):
         again.predict_table({"id": [1]})
@@ -92,7 +92,7 @@ def test_pairs_and_integer_labels(bert: Path, tmp_path: Path) -> None:
         frame, str(bert), recipe, output=tmp_path / "run", text_pair="other", split={"validation": 0.2, "test": 0}
     )
     assert tuned.evaluate_table(frame)["rows"] == len(frame)
-    assert tuned.evaluate_table(frame.rename(columns={"other": "text_pair"}))["left_out"] == 0
+    assert tuned.evaluate_table(frame.rename(columns={"other": "text_pair"}))["left_out"] == {}
     assert tuned.predict_table(frame).height == len(frame)
     whole = tuned.predict(["a superb film"], ["its pair"])
     assert tuned.predict("a superb film", "its pair").equals(whole)

@@ -45,6 +45,17 @@ def read_for(run: Path, table: Path, encoding: str) -> "pl.DataFrame":
     return read_table(table, encoding)
 
 
+def read_columns(given: list[str] | None) -> dict[str, str]:
+    """Read what columns are called, as in tokens=words; raises InputError for what says no such thing."""
+    columns = {}
+    for text in given or ():
+        key, equals, name = text.partition("=")
+        if not (key and equals and name):
+            raise InputError("--column", f"{text!r} names no column", "write KEY=NAME, such as tokens=words")
+        columns[key] = name
+    return columns
+
+
 def given_of(**options: Any) -> dict[str, Any]:
     """Give the options that were given."""
     return {key: value for key, value in options.items() if value is not None}

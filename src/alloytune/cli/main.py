@@ -13,8 +13,9 @@ from rich.console import Console
 
 from alloytune import __version__
 from alloytune.cli.answers import free_names, require_writable, write_table
-from alloytune.cli.inputs import given_of, read_complete, read_for, require_nothing_beside_resume
+from alloytune.cli.inputs import given_of, read_columns, read_complete, read_for, require_nothing_beside_resume
 from alloytune.cli.options import (
+    ColumnOption,
     DataOption,
     DrawOption,
     EncodingOption,
@@ -145,7 +146,7 @@ def check(
     from alloytune.data.prepare import prepare
     from alloytune.estimate import estimate
     from alloytune.models.load import quiet
-    from alloytune.report.tables import audit_table, estimate_table, tell_left_out
+    from alloytune.report.tables import audit_table, count_reasons, estimate_table, tell_left_out
     from alloytune.run import rehearse
 
     quiet()
@@ -153,7 +154,7 @@ def check(
     dataset = prepare(build_data_settings(whole))
     console.print(audit_table(dataset.audit.to_json()))
     session = build_session(whole, dataset, prepare_others(whole))
-    if left_out := tell_left_out(session.learning.left_out):
+    if left_out := tell_left_out(count_reasons(session.learning.left_out)):
         console.print(left_out, style="yellow", markup=False)
     rehearse(session)
     console.print(estimate_table(estimate(session)))
@@ -170,6 +171,7 @@ def predict(
     ] = None,
     text: OwnTextOption = None,
     text_pair: OwnPairOption = None,
+    column: ColumnOption = None,
     precision: PrecisionOption = Precision.float32,
     encoding: EncodingOption = "utf-8",
 ) -> None:
@@ -184,11 +186,12 @@ def predict(
     from alloytune.use import load_tuned
 
     quiet()
-    answers = load_tuned(run, precision.value).predict_table(given, table, given_of(text=text, text_pair=text_pair))
+    columns = given_of(text=text, text_pair=text_pair) | read_columns(column)
+    answers = load_tuned(run, precision.value).predict_table(given, table, columns)
     result = pl.concat([given, answers.rename(free_names(given.columns, answers.columns))], how="horizontal")
     if num_empty := answers.to_series(0).null_count():
-        has_none = "has no text and gets" if num_empty == 1 else "have no text and get"
-        typer.echo(f"{count_rows(num_empty)} {has_none} no answer", err=True)
+        are = "gets no answer, as there is" if num_empty == 1 else "get no answer, as there is"
+        typer.echo(f"{count_rows(num_empty)} {are} nothing to read, or nothing that can be read", err=True)
     if output is None:
         sys.stdout.write(result.write_csv())
     else:
@@ -204,20 +207,20 @@ def evaluate(
     text: OwnTextOption = None,
     text_pair: OwnPairOption = None,
     label: OwnLabelOption = None,
+    column: ColumnOption = None,
     encoding: EncodingOption = "utf-8",
 ) -> None:
     """Score a run's model on a labelled table."""
     given = read_for(run, table, encoding)
     from alloytune.models.load import quiet
-    from alloytune.report.tables import count_rows, scores_table
+    from alloytune.report.tables import scores_table, tell_left_out
     from alloytune.use import load_tuned
 
     quiet()
-    tuned = load_tuned(run)
-    scores = tuned.evaluate_table(given, table, given_of(text=text, text_pair=text_pair, label=label))
-    if scores["left_out"]:
-        is_left = "is left out" if scores["left_out"] == 1 else "are left out"
-        typer.echo(f"{count_rows(scores['left_out'])} without {' or '.join(tuned.recipe.columns)} {is_left}", err=True)
+    columns = given_of(text=text, text_pair=text_pair, label=label) | read_columns(column)
+    scores = load_tuned(run).evaluate_table(given, table, columns)
+    if left_out := tell_left_out(scores["left_out"]):
+        typer.echo(left_out, err=True)
     console.print(scores_table(scores, table.name))
 
 

@@ -41,6 +41,10 @@ _OWN = "where it is not called as in training."
 OwnTextOption = Annotated[str | None, typer.Option("--text", help=f"Column with the text, {_OWN}")]
 OwnPairOption = Annotated[str | None, typer.Option("--text-pair", help=f"Column with a second text, {_OWN}")]
 OwnLabelOption = Annotated[str | None, typer.Option("--label", help=f"Column with the label, {_OWN}")]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="KEY=NAME", help="Another column that the run reads, such as tokens=words."),
+]
 NewTokensOption = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most; the run's own, or 256.")
 ]

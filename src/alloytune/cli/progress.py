@@ -12,7 +12,7 @@ from alloytune.metrics import METRICS
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
 from alloytune.report.scores import score_line, shown_metrics
-from alloytune.report.tables import audit_table, print_places, run_report, short_rates, tell_left_out
+from alloytune.report.tables import audit_table, count_reasons, print_places, run_report, short_rates, tell_left_out
 from alloytune.train.range_test import FEWEST_SEARCHED
 from alloytune.watch import Watcher
 
@@ -51,7 +51,7 @@ class Terminal(Watcher):
             self.console.print(
                 f"[yellow]{cut:,} rows are longer than {session.max_length} tokens and are read up to there[/]"
             )
-        if left_out := tell_left_out(session.learning.left_out):
+        if left_out := tell_left_out(count_reasons(session.learning.left_out)):
             self.console.print(f"{left_out}; results.json lists them", style="yellow", markup=False)
 
     def on_stage(self, number: int, stage: Any, moving: Any, plan: Any, progress: Any) -> None:

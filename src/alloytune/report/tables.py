@@ -37,14 +37,18 @@ def audit_table(audit: Mapping[str, Any]) -> RenderableType:
     return Group(table, *warnings)
 
 
-def tell_left_out(left_out: Mapping[str, Sequence[Sequence[str]]]) -> str:
-    """Tell how many rows were not learned from, and why; by split pairs of a row and a reason. Empty for none."""
-    reasons = Counter(reason for rows in left_out.values() for _, reason in rows)
+def count_reasons(left_out: Mapping[str, Sequence[Sequence[str]]]) -> Counter[str]:
+    """Count the rows that were not learned from by the reason; `left_out` are pairs of a row and a reason by split."""
+    return Counter(reason for rows in left_out.values() for _, reason in rows)
+
+
+def tell_left_out(reasons: Mapping[str, int]) -> str:
+    """Tell how many rows are left out, and why; empty where none is."""
     if not reasons:
         return ""
-    listed = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common())
-    are = "is" if reasons.total() == 1 else "are"
-    return f"{count_rows(reasons.total())} {are} left out ({listed})"
+    total = sum(reasons.values())
+    listed = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
+    return f"{count_rows(total)} {'is' if total == 1 else 'are'} left out ({listed})"
 
 
 def stages_table(results: Mapping[str, Any]) -> Table:
@@ -209,7 +213,7 @@ def run_report(folder: RunFolder) -> RenderableType:
     """Show everything about a finished run but where it lies, which `print_places` prints."""
     results = folder.read("results.json")
     movement = movement_table(results)
-    left_out = tell_left_out(results.get("rows_left_out", {}))
+    left_out = tell_left_out(count_reasons(results.get("rows_left_out", {})))
     parts: list[RenderableType] = [
         *([Text(f"{left_out}; results.json lists them", style="yellow")] if left_out else ()),
         stages_table(results),
