@@ -138,7 +138,11 @@ def figures(showing: Showing, tuned: Any, overrides: list[str]) -> dict[str, Any
 
     stages = tuned.results["stages"]
     data = tuned.folder.path / "data"
-    splits = {split: pl.read_parquet(data / f"{split}.parquet") for split in ("train", "validation", "test")}
+    left_out = {row for rows in tuned.results["rows_left_out"].values() for row, _ in rows}
+    splits = {
+        split: pl.read_parquet(data / f"{split}.parquet").filter(~pl.col("row").is_in(left_out))
+        for split in ("train", "validation", "test")
+    }
     began = time.perf_counter()
     compared = showing.baselines(splits)
     return {
