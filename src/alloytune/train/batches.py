@@ -10,8 +10,7 @@ import numpy as np
 from alloytune.tasks.task import Batch, Example
 from alloytune.tasks.tokenized import count_tokens, passes
 
-POOL = 50  # batches, at most, whose examples are sorted by length together; larger pads less and mixes less
-LEAST_POOLS = 4  # per epoch, so that few rows are mixed as well: one pool makes batches of one length each
+POOL = 2  # batches whose examples are sorted by length together; more pads less and learns less, docs/decisions.md
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Updates:
         """Give the example numbers of every update of an epoch; each example stands in exactly one."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.examples))
-        size = self.batch * max(1, min(POOL, self.per_epoch // LEAST_POOLS))
+        size = self.batch * POOL
         pools = [order[start : start + size] for start in range(0, len(order), size)]
         by_length = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
         chosen = [by_length[start : start + self.batch] for start in range(0, len(by_length), self.batch)]
