@@ -160,7 +160,7 @@ def _probe(session: Session, number: int, full: UpdateCost, held: int) -> StageE
         num_evaluations=training.num_evaluations
         + (stage.combine is not None)
         + (0 if combination is None else combination.most_evaluations),
-        searches=any(group.start is not None for group in moving.groups) and num_searching(session, number) > 0,
+        searches=num_searching(session, number, moving) > 0,
         update=training.update,
         full=full,
         keeping_seconds=training.keeping_seconds,

@@ -67,7 +67,7 @@ def test_a_weight_of_a_joint_objective_is_not_searched_away(bert: Path) -> None:
     found, rates = [], []
     for adapter in (0.1, 1.0):
         stage = {"attach": {"lora": {"rank": 2}}, "train": "all | adapter", "joint": {"full": 1, "adapter": adapter}}
-        session = begin({"stages": [{"name": "only", **stage, "until": {"updates": 110}}]}, bert)
+        session = begin({"stages": [{"name": "only", **stage, "until": {"updates": 214}}]}, bert)
         moving, _ = begin_stage(session, 0)
         found.append(find_rates(session, 0, moving, moving.selected, make_reader(session, 0, moving)[0]))
         rates.append(moving.rates)

@@ -63,6 +63,10 @@ def test_a_sweep_costs_a_tenth_of_the_stage_at_most(stage: int, sweep: int) -> N
     assert sweep * 4 / 3 <= 0.1 * stage + 1e-9
 
 
+def test_two_sweeps_share_what_a_search_may_cost() -> None:
+    assert [num_sweep_updates(updates, 2) for updates in (213, 214, 10**6)] == [0, FEWEST, MOST]
+
+
 def sweep(state: ModelState, start: float, num_updates: int = 12) -> RangeTest:
     moving = Moving((Group(tuple(sorted(named_weights(state.model))), start, 0.0),))
     weights = named_weights(state.model)

@@ -86,7 +86,7 @@ class Terminal(Watcher):
         """Say what `rate: auto` comes to without a search."""
         self._say(
             f"\nstage {number + 1}: {escape(stage.name)}: no search for its rate, which takes a stage known to have "
-            f"{FEWEST_SEARCHED} updates or more; it takes the starting {short_rates(rates)}"
+            f"{FEWEST_SEARCHED * len(rates)} updates or more; it takes the starting {short_rates(rates)}"
         )
 
     def on_combine(self, number: int, stage: Any) -> None:

@@ -69,7 +69,7 @@ def find_rates(
     if not sides:
         return {}
     updates = replace(build_updates(session, number, _SEARCHING), beside={})
-    num_updates = num_searching(session, number) // len(sides)
+    num_updates = num_searching(session, number, moving)
     model = session.state.model
     before = copy_weights(model, moving.names)
     found: dict[Side, Found] = {}
@@ -142,13 +142,16 @@ def _only(moving: Moving, side: Side) -> Moving:
     )
 
 
-def num_searching(session: Session, number: int) -> int:
-    """Give the updates that a search of a stage's rates would take, 0 where the stage is too short for one."""
+def num_searching(session: Session, number: int, moving: Moving) -> int:
+    """Give the updates that a search takes for each side, 0 where there is none or the stage is too short for it."""
+    num_sides = len(starting_rates(moving))
+    if not num_sides:
+        return 0
     updates = build_updates(session, number, 0)
     plan = build_plan(session, number, 0, updates)
     per_update = int(count_tokens(updates.examples).sum()) / updates.per_epoch
     limits = [plan.max_updates, plan.max_tokens and plan.max_tokens / per_update]
-    return num_sweep_updates(min((limit for limit in limits if limit), default=0))
+    return num_sweep_updates(min((limit for limit in limits if limit), default=0), num_sides)
 
 
 def _sweep(

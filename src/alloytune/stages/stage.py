@@ -115,7 +115,7 @@ class StageOfRun:
 
         Where weights take turns, those of the first turn are searched with.
         """
-        if num_searching(self.session, self.number):
+        if num_searching(self.session, self.number, moving):
             self.watcher.on_rate_search(self.number, self.stage)
         else:
             self.watcher.on_starting_rates(self.number, self.stage, list(starting_rates(moving).values()))

@@ -29,7 +29,7 @@ BROKEN = 0.5  # of the most that the loss fell: once it has risen so far above t
 STEADY = -0.5  # rank correlation of the loss with the rate, up to the lowest, at which a sweep is believed
 SEARCH_SHARE = 0.1  # of a stage, for the sweep and the look at the loss beforehand, a third of it
 FEWEST, MOST = 8, 100  # updates of a sweep
-FEWEST_SEARCHED = math.ceil(FEWEST / (SEARCH_SHARE * 3 / 4))  # updates of a stage that is long enough for a sweep
+FEWEST_SEARCHED = math.ceil(FEWEST / (SEARCH_SHARE * 3 / 4))  # updates of a stage that is long enough for one sweep
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def _falls(changes: np.ndarray) -> bool:
     return bool(np.corrcoef(np.arange(len(changes)), ranks)[0, 1] <= STEADY)
 
 
-def num_sweep_updates(num_updates: float) -> int:
-    """Give the updates of a sweep for a stage of so many, 0 where it is too short for one."""
-    affordable = int(num_updates * SEARCH_SHARE * 3 / 4)
+def num_sweep_updates(num_updates: float, num_sweeps: int = 1) -> int:
+    """Give the updates of each of the sweeps for a stage of so many, 0 where it is too short for them."""
+    affordable = int(num_updates * SEARCH_SHARE * 3 / 4) // num_sweeps
     return min(affordable, MOST) if affordable >= FEWEST else 0
 
 

@@ -66,7 +66,8 @@ class Stage(Part):
         description=(
             "Learning rate of everything that moves and has no rate of its own; auto takes a starting value from what "
             "moves, the model's size, and what an earlier stage has trained, and finds the rate from there in a short "
-            "test on training rows (in stages of about 107 updates and more); a mapping lets it follow a score."
+            "test on training rows (in stages of about 107 updates and more, of twice as many where pretrained weights "
+            "and adapters both move); a mapping lets it follow a score."
         ),
     )
     rates: dict[SelectionText, Rate | Literal["auto"]] = Field(
