@@ -12,6 +12,7 @@ import torch
 
 import tiny
 from alloytune.build.plan import build_updates
+from alloytune.build.session import Place
 from alloytune.errors import InputError
 from alloytune.models.combine import mean, mix
 from alloytune.models.roles import Roles
@@ -21,7 +22,6 @@ from alloytune.recipe.read import read_recipe
 from alloytune.recipe.shipped import shipped_names, shipped_text
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.yaml_text import load
-from alloytune.stages import measures
 from alloytune.train.scores import Gradient, measure_gradients
 from properties.carried_out import Weights, Witness, assert_same, begin, carry_out
 
@@ -60,7 +60,7 @@ class Ran:
         session = self.seen.session
         stage = session.recipe.stages[number]
         put_weights(session.state.model, self.seen.begun[stage.name])
-        updates = build_updates(session, number, measures._MEASURING).after(0)
+        updates = build_updates(session, number, Place.MEASURING).after(0)
         loss, batches = session.task.summed_loss, stage.score.batches
         return measure_gradients(session.state.model, frozenset(names), updates, loss, session.machine, batches)
 

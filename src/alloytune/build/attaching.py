@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from alloytune.build.session import Session, derive_seed
+from alloytune.build.session import Place, Session
 from alloytune.expression import leaves_rest, parse
 from alloytune.models.adapters import Attachment
 from alloytune.models.folder import read_folder
@@ -11,8 +11,6 @@ from alloytune.models.methods import METHODS, Method
 from alloytune.recipe.types.adapter import Attach
 from alloytune.recipe.types.stage import Stage
 from alloytune.selection import REHEARSAL, Chooser, resolve
-
-_ATTACHING = 2**31 + 1  # the place of attaching among a stage's seeds, which are numbered by attempt
 
 
 def build_attachments(session: Session, number: int, chooser: Chooser | None = None) -> list[Attachment]:
@@ -27,7 +25,7 @@ def build_attachments(session: Session, number: int, chooser: Chooser | None = N
         where = f"{attached_at(stage, number, place)}.{kind}"
         settings = _method(attach, kind, where)
         names = resolve(attach.on, roles, f"{where}.on", chooser)
-        own_seed = derive_seed(session.recipe.seed, number, _ATTACHING, place)
+        own_seed = session.seed(number, Place.ATTACHING, place)
         # a rehearsal leaves to the rest all that may be left to it, the layers of what is chosen included
         stack = attach.stack or (chooser is REHEARSAL and leaves_rest(parse(attach.on)))
         attachments.append(Attachment(attach.called, settings, names, own_seed, stack))

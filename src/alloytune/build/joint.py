@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alloytune.build.pace import make_stage_loss
-from alloytune.build.session import Session
+from alloytune.build.session import Place, Session
 from alloytune.errors import InputError
 from alloytune.models.adapters import adapted_layers
 from alloytune.models.replay import layers_before_adapters
@@ -31,7 +31,6 @@ from alloytune.train.turns import Course
 from alloytune.train.views import Learned, Views, with_adapters_that_move
 
 ROWS_PER_BATCH = 64  # of validation
-_DRAWING = 2**31 + 3  # the place of drawing views among a stage's seeds, which are numbered by attempt
 
 
 def find_parts(
@@ -110,7 +109,7 @@ def make_joint_course(session: Session, number: int, moving: Moving, in_updates:
     heads = _views_of_heads(session, number, joint, parts)
     where = f"stages[{number}].joint"
     if joint.mode == "sample":
-        every, seed = in_updates(joint.every or "1 update"), session.seed(number, _DRAWING)
+        every, seed = in_updates(joint.every or "1 update"), session.seed(number, Place.DRAWING_VIEWS)
         return Draws(moving.selected, parts, weights, every, seed, where)  # type: ignore[arg-type]
     blend = Blend(moving.selected, parts, weights, heads, where)  # type: ignore[arg-type]
     if joint.mode == "views":

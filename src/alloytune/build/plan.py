@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from alloytune.build.pace import in_training_form, make_stage_clip, make_stage_schedule
-from alloytune.build.session import Session, derive_seed
+from alloytune.build.session import Session
 from alloytune.evaluate.compare import clearly_behind
 from alloytune.learning import Learning
 from alloytune.recipe.types.ending import Patience, Until
@@ -22,10 +22,10 @@ from alloytune.train.stage import StagePlan
 
 def build_updates(session: Session, number: int, attempt: int) -> Updates:
     """Make the series of updates of a stage."""
-    updates = _updates_of(session, session.learning, derive_seed(session.recipe.seed, number, attempt))
+    updates = _updates_of(session, session.learning, session.seed(number, attempt))
     names = dict.fromkeys(session.recipe.beside(number).values())
     beside = {
-        name: _updates_of(session, session.learnings[name], derive_seed(session.recipe.seed, number, attempt, place))
+        name: _updates_of(session, session.learnings[name], session.seed(number, attempt, place))
         for place, name in enumerate(names)
     }
     return replace(updates, beside=beside)
@@ -61,7 +61,7 @@ def build_plan(session: Session, number: int, attempt: int, updates: Updates) ->
     amount, unit = read_interval(recipe.checkpoint)
     metric = recipe.view(number).scored_by
     return StagePlan(
-        seed=derive_seed(recipe.seed, number, attempt),
+        seed=session.seed(number, attempt),
         schedule=make_stage_schedule(stage),
         clip=make_stage_clip(stage),
         max_updates=_max_updates(until, updates_per_epoch),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,16 @@ class Session:
         """Load the model anew, and give its weights as they were before the first stage, in main memory."""
         model, _ = _load(self.task, self.source, self.tokenizer, self.recipe)
         return {name: weight.detach() for name, weight in named_weights(model).items()}
+
+
+class Place(IntEnum):
+    """What draws random numbers of its own in a stage, beside its attempts, which are numbered from 0."""
+
+    MEASURING = 2**31
+    ATTACHING = 2**31 + 1
+    SEARCHING = 2**31 + 2
+    DRAWING_VIEWS = 2**31 + 3
+    REINITIALISING = 2**31 + 4
 
 
 def build_architecture(recipe: Recipe) -> Architecture:

@@ -1,14 +1,13 @@
 """What a stage does to the model before it trains: merge, drop, draw anew, attach."""
 
 from alloytune.build.attaching import attached_at, build_attachments, leaving
-from alloytune.build.session import Session
+from alloytune.build.session import Place, Session
 from alloytune.errors import InputError, VerificationError
 from alloytune.evaluate.predict import raw_outputs
 from alloytune.models.heads import MAIN
 from alloytune.models.verify import TOLERANCE, difference
 from alloytune.selection import REHEARSAL, Chooser, resolve
 
-_REINITIALISING = 2**31 + 4  # the place of drawing weights anew among a stage's seeds, which are numbered by attempt
 NUM_COMPARED = 32  # rows whose outputs are compared before and after a merge
 
 
@@ -33,7 +32,7 @@ def enter_stage(session: Session, number: int) -> None:
 
 def reinit_weights(session: Session, number: int) -> None:
     """Carry out a stage's `reinit`."""
-    session.state.reinit(reinit_names(session, number), session.seed(number, _REINITIALISING))
+    session.state.reinit(reinit_names(session, number), session.seed(number, Place.REINITIALISING))
 
 
 def reinit_names(session: Session, number: int) -> frozenset[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alloytune.build.plan import build_updates
 from alloytune.build.selections import scale, selections
-from alloytune.build.session import Session, derive_seed, fit
+from alloytune.build.session import Place, Session, fit
 from alloytune.errors import InputError
 from alloytune.expression import Choice, choices_in, parse, show
 from alloytune.models.load import load_model, load_tokenizer
@@ -34,8 +34,6 @@ from alloytune.train.scores import (
     measure_gradients,
     tensor_score,
 )
-
-_MEASURING = 2**31  # the place of measuring among a stage's seeds, which are numbered by attempt
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,8 @@ def _measure(
     session: Session, number: int, wanted: "Wanted", turn: int = 0, changed: Weights | None = None
 ) -> Measures:
     stage = session.recipe.stages[number]
-    seed = derive_seed(session.recipe.seed, number, _MEASURING)
-    updates = replace(build_updates(session, number, _MEASURING), beside={})
+    seed = session.seed(number, Place.MEASURING)
+    updates = replace(build_updates(session, number, Place.MEASURING), beside={})
 
     def gradients(names: frozenset[str]) -> dict[str, Gradient]:
         series = updates.after(turn * stage.score.batches)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from alloytune.build.joint import constant_factors
 from alloytune.build.pace import in_training_form, make_stage_clip, make_stage_loss, make_stage_optimizer
 from alloytune.build.plan import build_plan, build_updates
-from alloytune.build.session import Session, derive_seed
+from alloytune.build.session import Place, Session
 from alloytune.models.roles import Roles
 from alloytune.models.weights import copy_weights, free_only, put_weights
 from alloytune.recipe.types.choosing import Scaled
@@ -29,8 +29,6 @@ from alloytune.train.range_test import RangeTest, num_sweep_updates, range_test
 from alloytune.train.turns import Turns, steady
 
 Side = Literal["pretrained", "adapter", "head"]
-
-_SEARCHING = 2**31 + 2  # the place of the search among a stage's seeds, which are numbered by attempt
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def find_rates(
     sides = starting_rates(moving)
     if not sides:
         return {}
-    updates = replace(build_updates(session, number, _SEARCHING), beside={})
+    updates = replace(build_updates(session, number, Place.SEARCHING), beside={})
     num_updates = num_searching(session, number, moving)
     model = session.state.model
     before = copy_weights(model, moving.names)
@@ -174,7 +172,7 @@ def _sweep(
             session.machine,
             still=lambda update: turns.at(update, 0.0),
             clip=make_stage_clip(session.recipe.stages[number]),
-            seed=derive_seed(session.recipe.seed, number, _SEARCHING),
+            seed=session.seed(number, Place.SEARCHING),
         )
 
 
