@@ -1,7 +1,9 @@
 """Every kind of file gives the same strings, and a broken one says where it is broken."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alloytune.data.cells import as_strings
+from alloytune.data.cells import as_string, as_strings
 from alloytune.data.columns import require_columns
 from alloytune.data.encoding import guess_encoding
 from alloytune.data.parse import parse_table
@@ -219,3 +221,12 @@ def test_what_is_no_table_is_refused_in_one_line(data: object) -> None:
 def test_labels_of_many_digits_are_sorted() -> None:
     long = "9" * 5000
     assert sort_naturally([long, "10", "2", "a10", "a9", "007"]) == ["2", "007", "10", long, "a9", "a10"]
+
+
+@pytest.mark.parametrize("make", [np.array, tuple, list])
+def test_lists_of_any_kind_are_lists(make: Callable[[list[Any]], Any]) -> None:
+    frame = pd.DataFrame({"words": [make(["a", "b"]), make(["c"])], "numbers": [make([1, 2]), make([0.5])]})
+    table = parse_table(frame)
+    assert [json.loads(cell) for cell in table["words"]] == [["a", "b"], ["c"]]
+    assert [json.loads(cell) for cell in table["numbers"]] == [[1, 2], [0.5]]
+    assert as_string({"a": np.array([1, np.nan > 0])}) == '{"a": [1, 0]}'

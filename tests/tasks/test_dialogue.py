@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -125,3 +126,32 @@ def test_an_instruction_becomes_a_question_and_an_answer() -> None:
         {"role": "assistant", "content": "Short."},
     ]
     assert instruction_messages("Sing.", "", None) == [{"role": "user", "content": "Sing."}]
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"from": "function_call", "value": "yes"},
+        {"role": "Assistant", "content": [{"type": "text", "text": "y"}, {"type": "text", "text": "es"}]},
+        {"role": "MODEL", "content": ["yes"]},
+    ],
+)
+def test_turns_of_other_formats_mean_the_same(turn: dict[str, Any]) -> None:
+    given = [{"role": "developer", "content": "Be brief."}, {"from": "Human", "value": "Is it?"}, turn]
+    told = [("system", "Be brief."), ("user", "Is it?"), ("assistant", "yes")]
+    read = read_messages(json.dumps(given))
+    assert read == [{"role": role, "content": content} for role, content in told]
+
+
+@pytest.mark.parametrize("content", [None, [], 3, [{"type": "image_url", "image_url": {}}]])
+def test_what_is_no_text_is_told(content: Any) -> None:
+    with pytest.raises(UnfitChatError, match="a message of the user holds no text"):
+        read_messages(json.dumps([{"role": "user", "content": content}]))
+
+
+def test_a_turn_that_says_nothing_is_not_learned() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
+    given = [*TALK[:1], call, {"role": "tool", "content": "found"}, TALK[1], TALK[2], {**TALK[3], "content": " "}]
+    talk, tokenizer = read_messages(json.dumps(given)), tokenizer_of_bytes(CHATML)
+    assert learned_parts(talk, tokenizer) == [f"{TURNS[1]}<|im_end|>"]
+    assert split_last_answer(talk) == (talk[:3], TURNS[1])

@@ -10,6 +10,7 @@ from scipy.special import expit
 from sklearn.metrics import f1_score, label_ranking_average_precision_score, log_loss
 
 from alloytune.errors import InputError
+from alloytune.tasks.label_lists import sift_labels
 from alloytune.tasks.multilabel import Multilabel
 from alloytune.tasks.task import Example, scores_of
 from alloytune.tasks.thresholds import average_precision, best_threshold
@@ -106,3 +107,18 @@ def test_too_few_rows_for_the_labels_of_another_split_are_refused() -> None:
     table = pl.DataFrame({"text": [sentence(n) for n in range(300)], "labels": cells})
     with pytest.raises(InputError, match=r'^data.rows: 12 rows leave train none with "label\d+".*allow more rows'):
         with_answers(Multilabel, JSON, table, rows=12)
+
+
+def test_a_json_list_is_one_whatever_stands_between_labels_elsewhere() -> None:
+    cells = ['["film", "meal"]', "film; meal", '["film; meal"]', "[]"]
+    kept, dropped = sift_labels(pl.DataFrame({"row": "1", "split": "train", "labels": cells}), ";")
+    assert not dropped
+    assert [json.loads(cell) for cell in kept["labels"]] == [["film", "meal"], ["film", "meal"], ["film; meal"], []]
+    kept, _ = sift_labels(pl.DataFrame({"row": "1", "split": "train", "labels": ["film meal"]}), " ")
+    assert json.loads(kept["labels"][0]) == ["film", "meal"]
+
+
+def test_marks_instead_of_names_are_noted() -> None:
+    cells = [json.dumps([n % 2, n % 3 % 2, 0]) for n in range(40)]
+    found = with_answers(Multilabel, JSON, pl.DataFrame({"text": TEXTS, "labels": cells}))
+    assert any("the labels are 0 and 1 alone" in warning for warning in found.audit.warnings)

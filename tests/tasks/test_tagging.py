@@ -16,7 +16,7 @@ from alloytune.models.load import load_tokenizer
 from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.tagging import Tagging
 from alloytune.tasks.task import scores_of
-from alloytune.tasks.words import is_on_words, spans_of, tag_words
+from alloytune.tasks.words import is_on_words, read_sentences, spans_of, tag_words
 from data.example_tables import sentence, with_answers
 from tasks.tables import spanned, tagged
 
@@ -110,7 +110,7 @@ def test_tags_that_do_not_fit_are_dropped_and_listed() -> None:
         "missing tags": [""],
         "no tokens": ["an empty list"],
         "tags do not match the tokens": ["2 tokens, 1 tags"],
-        "no BIO tag": ["'3'"],
+        "no BIO tag": ["'3'; tags are O, B-TYPE, I-TYPE"],
     }
 
 
@@ -134,13 +134,33 @@ def test_spans_that_do_not_fit_are_dropped_and_listed() -> None:
         (text + " b", '[[3, 3, "X"]]'),
         (text + " c", '[[0, 5, "X"], [3, 9, "Y"]]'),
         (text + " d", "somewhere"),
-        (text + " e", '[{"start": 0, "end": "5", "label": "X"}]'),
+        (text + " e", '[{"start": 0, "end": "5th", "label": "X"}]'),
         (text + " f", '[{"start": 0, "end": 6, "label": "X"}]'),
     ]
     found = dropped(("text", "spans"), odd)
     assert list(found) == ["spans cannot be read", "span outside its text", "spans overlap"]
     assert [len(details) for details in found.values()] == [2, 3, 1]
     assert "[0, 999, 'X']" in found["span outside its text"][0]
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        {"start_offset": 0, "end_offset": 6, "labels": ["Job Title"]},
+        {"start": "0", "end": 6.0, "entity_group": " Job  Title"},
+        {"start": 0, "end": 6, "type": "Job Title"},
+        [0, 6, "Job Title"],
+    ],
+)
+def test_spans_of_other_tools_mean_the_same(span: Any) -> None:
+    odd = pl.DataFrame([(sentence(1) + " f", json.dumps([span]))], schema=["text", "spans"], orient="row")
+    dataset = with_answers(Tagging, {}, pl.concat([spanned(40), odd]))
+    assert not dataset.audit.dropped
+    everything = pl.concat([dataset.train, dataset.validation, dataset.test])
+    (cell,) = everything.filter(pl.col("text").str.ends_with(" f"))["spans"]
+    assert json.loads(cell) == [[0, 6, "Job Title"]]
+    (read,) = read_sentences(pl.DataFrame({"text": [sentence(1) + " f"], "spans": [cell]}))
+    assert spans_of(read.tags or [], read.offsets)[0][2] == "Job Title"
 
 
 def test_a_table_without_entities_is_refused() -> None:

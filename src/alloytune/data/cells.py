@@ -26,8 +26,10 @@ def as_string(value: object) -> str | None:
             if math.isnan(value):
                 return None
             return str(int(value)) if value.is_integer() else str(value)
+        case np.ndarray() | tuple() | set():
+            return as_string(list(value))
         case list() | dict():
-            return json.dumps(value, ensure_ascii=False, default=str)
+            return json.dumps(value, ensure_ascii=False, default=_as_json)
         case bytes():
             return value.decode("utf-8", "replace")
         case np.generic():
@@ -36,6 +38,11 @@ def as_string(value: object) -> str | None:
             return None
         case _:
             return str(value)
+
+
+def _as_json(value: object) -> object:
+    """Give what JSON has no word for, within a cell: arrays as lists, NumPy's numbers as numbers, all else as text."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def as_strings(table: pl.DataFrame, where: Path | str = "table") -> pl.DataFrame:

@@ -13,7 +13,16 @@ from alloytune.tasks.marked import Marked, Span, mark
 Message = dict[str, str]  # role and content
 
 ROLES = ("system", "user", "assistant", "tool")
-_OTHER_NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_OTHER_NAMES = {
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "developer": "system",
+    "function_call": "assistant",
+    "function": "tool",
+    "observation": "tool",
+}
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 # For models that have no template of their own: no new tokens, and words that any tokenizer has.
@@ -34,6 +43,7 @@ class UnfitChatError(ValueError):
 def read_messages(cell: str) -> list[Message]:
     """Read a conversation from JSON: a list of {role, content}, or of {from, value} as ShareGPT writes them.
 
+    Content may be a list of parts, which must be texts; a turn that calls tools may have none.
     Raises UnfitChatError where it is no such list.
     """
     try:
@@ -54,7 +64,7 @@ def instruction_messages(instruction: str, given: str | None, output: str | None
 
 def require_answer(messages: Sequence[Message]) -> None:
     """Raise UnfitChatError where the assistant says nothing."""
-    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+    if not any(map(_answers, messages)):
         raise UnfitChatError("no assistant turn")
 
 
@@ -70,11 +80,11 @@ def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBas
 
 
 def split_last_answer(messages: Sequence[Message]) -> tuple[list[Message], str]:
-    """Give what stands before the assistant's last turn, and what it says there.
+    """Give what stands before the last turn in which the assistant says something, and what it says there.
 
-    Raises UnfitChatError where it says nothing.
+    Raises UnfitChatError where there is none.
     """
-    places = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    places = [n for n, message in enumerate(messages) if _answers(message)]
     if not places:
         raise UnfitChatError("no assistant turn")
     return list(messages[: places[-1]]), messages[places[-1]]["content"]
@@ -93,9 +103,7 @@ def mark_answers(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
         return _marked_by_template(messages, tokenizer)
     whole = _render(messages, tokenizer, prompt=False)
     spans = [
-        _find_turn(messages, place, whole, tokenizer)
-        for place, message in enumerate(messages)
-        if message["role"] == "assistant"
+        _find_turn(messages, place, whole, tokenizer) for place, message in enumerate(messages) if _answers(message)
     ]
     return mark(whole, spans, tokenizer, special=False)
 
@@ -103,14 +111,31 @@ def mark_answers(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
 def _read_message(message: Any) -> Message:
     if not isinstance(message, Mapping):
         raise UnfitChatError("a message is no mapping of role and content")
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
-    role = _OTHER_NAMES.get(str(role), role)
+    given = message.get("role", message.get("from"))
+    role = str(given).lower()
+    role = _OTHER_NAMES.get(role, role)
     if role not in ROLES:
-        raise UnfitChatError(f"a message is of nobody known: role {role!r}")
-    if not isinstance(content, str):
+        raise UnfitChatError(f"a message is of nobody known: role {given!r}")
+    content = _read_content(message.get("content", message.get("value")))
+    if content is None and message.get("tool_calls"):
+        content = ""  # the call itself is not learned
+    if content is None:
         raise UnfitChatError(f"a message of the {role} holds no text")
-    return {"role": str(role), "content": content}
+    return {"role": role, "content": content}
+
+
+def _read_content(content: Any) -> str | None:
+    """Read a text, or a list of parts that are texts; None for anything else."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+    known = [text for text in texts if isinstance(text, str)]
+    return "".join(known) if len(known) == len(content) > 0 else None
+
+
+def _answers(message: Message) -> bool:
+    """Tell whether the assistant says something."""
+    return message["role"] == "assistant" and bool(message["content"].strip())
 
 
 def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, prompt: bool) -> str:

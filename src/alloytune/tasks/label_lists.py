@@ -32,9 +32,16 @@ def write_labels(labels: Sequence[str], separator: str | None) -> str:
     return json.dumps(list(labels), ensure_ascii=False) if separator is None else separator.join(labels)
 
 
+def _is_list(cell: str) -> bool:
+    try:
+        return isinstance(json.loads(cell), list)
+    except ValueError:
+        return False
+
+
 def _split(cell: str, separator: str | None) -> list[str] | str:
     """Give the labels of a cell, or why there are none to read."""
-    if separator is not None and cell != "[]":
+    if separator is not None and not _is_list(cell):
         return [label for part in cell.split(separator) if (label := part.strip())]
     try:
         value = json.loads(cell)

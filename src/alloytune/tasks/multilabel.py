@@ -186,4 +186,7 @@ def _require(given: Given) -> None:
 
 def _warn(read: pl.DataFrame, kept: pl.DataFrame, counts: Counts) -> list[str]:
     few = [label for label, number in counts["train"].items() if number < FEW_ROWS]
-    return [f"fewer than {FEW_ROWS} training rows for {len(few)} label(s): {name_some(few)}"] if few else []
+    warnings = [f"fewer than {FEW_ROWS} training rows for {len(few)} label(s): {name_some(few)}"] if few else []
+    if set(counts["train"]) == {"0", "1"}:
+        warnings.append("the labels are 0 and 1 alone; where cells are lists of marks, write names instead")
+    return warnings

@@ -20,6 +20,11 @@ _AS_SEQEVAL = {"L-": "E-", "U-": "S-"}  # the last word of an entity, and the on
 _ALONE = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Kana, Chinese
 _WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+|[^\w\s]|_")
 
+_SPAN_KEYS = (  # of a span's start, end and type, as annotation tools call them
+    ("start", "start_offset", "begin"),
+    ("end", "end_offset", "stop"),
+    ("label", "labels", "type", "entity_group", "tag"),
+)
 Span = tuple[int, int, str]  # first character, the one behind the last, type
 
 
@@ -48,7 +53,8 @@ def sift_tokens(table: pl.DataFrame) -> Sieved:
     lengths = [None if len(one) == len(two) else f"{len(one)} tokens, {len(two)} tags" for one, two in pairs]
     table, uneven = sieve_by(table, lengths, "tags do not match the tokens")
     wrong = [next((tag for tag in read_list(cell) if not TAG.fullmatch(tag)), None) for cell in table["tags"]]
-    table, odd = sieve_by(table, [None if tag is None else f"{tag!r}" for tag in wrong], "no BIO tag")
+    asked = [None if tag is None else f"{tag!r}; tags are O, B-TYPE, I-TYPE" for tag in wrong]
+    table, odd = sieve_by(table, asked, "no BIO tag")
     return table, dropped + uneven + odd
 
 
@@ -134,21 +140,28 @@ def _read_spans(cell: str) -> list[Span] | str:
         return f"{cell[:60]!r} is no list"
     spans: list[Span] = []
     for item in value:
-        parts: Any = [item.get(key) for key in ("start", "end", "label")] if isinstance(item, dict) else item
-        if not _is_span(parts):
-            return f"{json.dumps(item)[:60]} is no [start, end, type]"
-        spans.append((parts[0], parts[1], parts[2]))
+        parts = [_first(item, keys) for keys in _SPAN_KEYS] if isinstance(item, dict) else item
+        span = _read_span(parts) if isinstance(parts, list) and len(parts) == 3 else None
+        if span is None:
+            return f"{json.dumps(item, ensure_ascii=False)[:60]} is no [start, end, type]"
+        spans.append(span)
     return spans
 
 
-def _is_span(parts: Any) -> bool:
-    return (
-        isinstance(parts, list)
-        and len(parts) == 3
-        and all(isinstance(place, int) and not isinstance(place, bool) for place in parts[:2])
-        and isinstance(parts[2], str)
-        and re.fullmatch(r"\S+", parts[2]) is not None
-    )
+def _first(item: dict[str, Any], keys: Sequence[str]) -> Any:
+    return next((item[key] for key in keys if key in item), None)
+
+
+def _read_span(parts: list[Any]) -> Span | None:
+    """Read the places, which other tools write as 2.0 or "2" as well, and the type, alone or in a list."""
+    start, end, kind = parts
+    if isinstance(kind, list) and len(kind) == 1:
+        (kind,) = kind
+    places = [re.fullmatch(r"-?\d+", as_string(place) or "") for place in (start, end)]
+    if not all(places) or not isinstance(kind, str) or not kind.strip():
+        return None
+    first, last = (int(place[0]) for place in places if place)
+    return first, last, " ".join(kind.split())
 
 
 def _is_inside(span: Span, text: str) -> bool:

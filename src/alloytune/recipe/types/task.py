@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    WithJsonSchema,
+    model_serializer,
+)
 
 from alloytune.recipe.types.values import Part, Share, Verbatim
 
@@ -48,7 +55,7 @@ class Classification(Part):
 class Multilabel(Part):
     """Any number of labels for a text or a pair of texts; the loss is binary cross-entropy."""
 
-    separator: str | None = Field(
+    separator: Annotated[str, StringConstraints(strip_whitespace=False, min_length=1)] | None = Field(
         None, description="What stands between the labels of a cell, such as `;`; cells are JSON lists where absent."
     )
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned", "tuned-per-label"] = Field(
