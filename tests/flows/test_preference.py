@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from alloytune.record.folder import RunFolder
 from alloytune.report.tables import print_places
 from alloytune.stages.anchoring import anchor
 from alloytune.talk import load_writer
-from alloytune.tasks.preference import Preference
+from alloytune.tasks.preference import Preference, _sift
 from alloytune.train.loop import add_gradients
 from flows.test_pace import carry_out_stages
 from flows.test_resume import weights
@@ -206,6 +207,32 @@ def test_conversations_go_through_the_template(llama: Path) -> None:
     both = "[CLS] a plot [SEP] [CLS] good [SEP] [CLS] a plot [SEP] [CLS] bad [SEP]"
     assert tokenizer.decode(example.inputs["input_ids"]) == both
     assert example.target.starts == (5, 5)
+
+
+def test_whole_conversations_are_the_prompt_and_its_answers(llama: Path) -> None:
+    """As UltraFeedback has them: the prompt's text beside, and again as the first turn of both conversations."""
+    asked = {"role": "user", "content": "a plot"}
+    talks = [[asked, {"role": "assistant", "content": word}] for word in ("good", "bad")]
+    other = [{**asked, "content": "a film"}, talks[0][1]]
+    tokenizer, task = make_session(llama).tokenizer, Preference(0.1)
+    rows = {"prompt": ["a plot"] * 2, "chosen": [talks[0]] * 2, "rejected": [talks[1], other]}
+    table = pl.DataFrame(
+        {key: [v if isinstance(v, str) else json.dumps(v) for v in column] for key, column in rows.items()}
+    )
+    kept, dropped = _sift(table.with_columns(row=pl.lit("1"), split=pl.lit("train")).select("row", "split", *rows))
+    assert [drop.detail for drop in dropped] == ["the answers are to different conversations"]
+    (example,) = task.encode(kept, tokenizer, None).examples
+    plain = pl.DataFrame({"prompt": [json.dumps([asked])], "chosen": ["good"], "rejected": ["bad"]})
+    assert example == replace(task.encode(plain, tokenizer, None).examples[0], row=example.row)
+
+
+def test_texts_that_run_into_one_another_are_noted(llama: Path) -> None:
+    settings = build_data_settings(make_session(llama).recipe)
+    for table, is_noted in (
+        (make_pairs(40), False),
+        (make_pairs(40).with_columns(pl.col("chosen").str.strip_chars_start()), True),
+    ):
+        assert any("without a blank" in note for note in prepare(settings, table).audit.warnings) == is_noted
 
 
 def test_pairs_that_teach_nothing_are_listed(llama: Path) -> None:

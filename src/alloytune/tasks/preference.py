@@ -12,7 +12,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from alloytune.data.rules import Rules, Sieved, sieve_by
+from alloytune.data.rules import Counts, Rules, Sieved, sieve_by
 from alloytune.errors import InputError
 from alloytune.tasks.dialogue import Message, UnfitChatError, give_template, mark_answers, read_messages
 from alloytune.tasks.dpo import answer_logps, dpo_losses
@@ -69,7 +69,7 @@ class Preference:
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
         """Ask for two different answers to every prompt. No prompt stands in two splits."""
-        return Rules(texts=("prompt",), answers=_SIDES, sift=_sift)
+        return Rules(texts=("prompt",), answers=_SIDES, strips=False, sift=_sift, warn=_warn)
 
     @classmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
@@ -223,6 +223,18 @@ def _sift(table: pl.DataFrame) -> Sieved:
     return sieve_by(table, details, "no pair of answers")
 
 
+def _warn(read: pl.DataFrame, kept: pl.DataFrame, counts: Counts) -> list[str]:
+    """Note texts that run into one another: as they stand, the last word of one and the first of the other are one."""
+    texts = kept.filter(~pl.col("prompt").str.contains(r"^\s*[\[{]"))
+    glued = texts.filter(~pl.col("prompt").str.contains(r"\s$") & ~pl.col("chosen").str.contains(r"^\s"))
+    if 2 * glued.height <= kept.height:
+        return []
+    return [
+        f"{glued.height} prompts meet their answers without a blank; end them with one, or write messages, which the "
+        "chat template parts"
+    ]
+
+
 def _unfit(given: Mapping[str, str]) -> str | None:
     """Say why nothing can be learned of a row; None where something can."""
     try:
@@ -231,6 +243,8 @@ def _unfit(given: Mapping[str, str]) -> str | None:
             read_messages(given["prompt"])
     except UnfitChatError as error:
         return str(error)
+    if any(before != answers[0][0] for before, _ in answers):
+        return "the answers are to different conversations"
     return "both answers are the same" if len(answers) == 2 and answers[0] == answers[1] else None
 
 
@@ -246,24 +260,24 @@ def _is_structured(cell: str) -> bool:
     return isinstance(first, dict) and bool({"content", "value"} & first.keys())
 
 
-def _read_answer(cell: str) -> str:
-    """Read an answer: a text, a message, or a list of one message."""
+def _read_answer(cell: str) -> tuple[list[Message], str]:
+    """Read an answer, a text or a message, and what stands before it where it is the end of a whole conversation."""
     if not _is_structured(cell):
-        return cell
-    messages = read_messages(cell if cell.lstrip().startswith("[") else f"[{cell}]")
-    last: Message = messages[-1]
-    if len(messages) > 1 or last["role"] != "assistant":
-        raise UnfitChatError("an answer is no single turn of the assistant")
-    return last["content"]
+        return [], cell
+    *before, last = read_messages(cell if cell.lstrip().startswith("[") else f"[{cell}]")
+    if last["role"] != "assistant":
+        raise UnfitChatError("an answer is no turn of the assistant")
+    return before, last["content"]
 
 
 def _mark(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Marked | None:
     """Tokenize a prompt with an answer: a conversation by the chat template, a text as it stands."""
-    if not _is_structured(prompt):
-        return mark_after(prompt, _read_answer(answer), tokenizer)
-    messages = [*read_messages(prompt), {"role": "assistant", "content": _read_answer(answer)}]
+    before, content = _read_answer(answer)
+    if not before and not _is_structured(prompt):
+        return mark_after(prompt, content, tokenizer)
+    before = before or read_messages(prompt)
     try:
-        return mark_answers(messages, tokenizer)
+        return mark_answers([*before, {"role": "assistant", "content": content}], tokenizer)
     except UnfitChatError:
         return None
 
