@@ -1,5 +1,6 @@
 """Language modelling: what is masked, how it is passed, resumed and refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ import pytest
 import torch
 
 import tiny
+from alloytune import run
 from alloytune.build.data import build_data_settings
 from alloytune.build.plan import build_updates
 from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
 from alloytune.errors import InputError
 from alloytune.models.weights import named_weights
-from alloytune.recipe.read import recipe_from
+from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.tasks.masking import IGNORED
 from alloytune.train.loop import add_gradients
+from alloytune.watch import Watcher
+from architectures import ARCHITECTURES
 from flows.test_pace import carry_out_stages
 from flows.test_resume import weights
 
@@ -103,6 +107,38 @@ def test_a_resumed_run_masks_the_same(bert: Path, tmp_path: Path, monkeypatch: p
     for update in (9, None):
         carry_out_stages(Path("recipe.yaml"), stopped, update)
     assert weights(alone) == weights(stopped)
+
+
+ADAPTED = """
+model: {model}
+task: language_modelling
+data: {{train: texts.csv}}
+batch: 16
+checkpoint: 2 updates
+stages:
+  - {{name: adapter, attach: {{{adapter}}}, train: adapter | head, rate: 1e-2, until: {{updates: 4}}}}
+"""
+OTHERS = ("roberta", "albert", "deberta-v2", "mpnet", "distilbert", "modernbert")
+
+
+@pytest.mark.parametrize("family", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_an_adapter_is_saved_with_a_head_that_shares_the_embeddings(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    TEXTS.write_csv("texts.csv")
+    source = ARCHITECTURES[family].save(tmp_path / "source")
+    Path("recipe.yaml").write_text(ADAPTED.format(model=source, adapter="lora: {rank: 2}"))
+    alone = run.start(read_recipe("recipe.yaml"), tmp_path / "alone", Watcher()).path
+    carry_out_stages(Path("recipe.yaml"), tmp_path / "stopped", 3)
+    stopped = run.resume(tmp_path / "stopped", Watcher()).path
+    assert weights(alone) == weights(stopped)
+    found = json.loads((alone / "results.json").read_text())["reload_difference"]
+    assert found.keys() == {"model", "adapter"}
+    assert max(found.values()) < 1e-5
+
+    Path("more.yaml").write_text(ADAPTED.format(model=source, adapter=f"folder: {alone / 'adapter'}"))
+    carry_out_stages(Path("more.yaml"), tmp_path / "more")
 
 
 def test_what_a_model_cannot_do_is_refused(bert: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -249,16 +250,21 @@ def test_a_model_with_two_sides_translates(tmp_path: Path) -> None:
     assert tuned.evaluate_table(pairs.head(9))["rows"] == 9
 
 
-def test_an_encoder_writes_without_seeing_what_comes(tmp_path: Path, bert: Path) -> None:
+LORA = {"attach": {"lora": {"rank": 2}}, "train": "adapter | head"}
+
+
+@pytest.mark.parametrize("stage", [{"train": "all"}, pytest.param(LORA, marks=pytest.mark.slow)], ids=["all", "lora"])
+def test_an_encoder_writes_without_seeing_what_comes(tmp_path: Path, bert: Path, stage: dict[str, Any]) -> None:
     rows = [{"prompt": f"a film {n}", "completion": f" good {n}"} for n in range(40)]
     recipe = {
         "task": {"generation": {"generate": 2, "max_new_tokens": 3}},
         "data": {"prompt": "prompt", "completion": "completion"},
         "batch": 8,
         "micro_batch": 4,
-        "stages": [{"name": "full", "train": "all", "rate": 1e-3, "until": {"updates": 2}}],
+        "stages": [{"name": "only", "rate": 1e-3, "until": {"updates": 2}, **stage}],
     }
     tuned = alloytune.tune(rows, str(bert), recipe, output=tmp_path / "run")
+    assert max(tuned.results["reload_difference"].values()) < 1e-5
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model").eval()
     assert plain.config.is_decoder
     ids = torch.tensor([[2, 7, 20, 9], [2, 7, 20, 15]])

@@ -191,18 +191,23 @@ def save_adapter(
 ) -> None:
     """Write one of the adapters as PEFT does, with the head that was trained beside it, if any.
 
-    `base` is the model that the adapter belongs on: a hub id or a folder.
+    PEFT asks for all that is in the modules of the head, so weights that the body has too (the embeddings, in a layer
+    that words are written with) are written as well. `base` is the model that the adapter belongs on: a hub id or a
+    folder.
     """
-    weights = named_weights(model)
+    modules = sorted({_whole_module(name, model.base_model_prefix) for name in head})
     whole = adapter_state(all_attached[number], all_attached) | {
-        f"base_model.model.{name}": weights[name].detach() for name in head
+        f"base_model.model.{path}.{name}": value
+        for path in modules
+        for name, value in model.get_submodule(path).state_dict().items()
     }
-    written = {name.replace(*AS_WRITTEN): value.contiguous().cpu() for name, value in whole.items()}
+    # each a tensor of its own: safetensors takes no tied ones
+    written = {name.replace(*AS_WRITTEN): value.contiguous().cpu().clone() for name, value in whole.items()}
     save_file(written, folder / "adapter_model.safetensors")
     config = copy(all_attached[number].config)
     config.base_model_name_or_path = base
     config.task_type = _task_type(model) if head else None  # PEFT looks for a head where there is a task
-    config.modules_to_save = sorted({_whole_module(name, model.base_model_prefix) for name in head}) or None
+    config.modules_to_save = modules or None
     config.inference_mode = True
     for field in ("target_modules", "exclude_modules", "feedforward_modules"):
         value = getattr(config, field, None)

@@ -14,6 +14,7 @@ from alloytune.errors import InputError
 from alloytune.models.adapters import AS_WRITTEN
 from alloytune.models.methods import METHODS, Method, Site
 from alloytune.models.roles import Roles
+from alloytune.models.tree import canonical_name
 from alloytune.models.weights import Weights, named_weights
 
 WEIGHTS = "adapter_model.safetensors"
@@ -60,9 +61,13 @@ class FolderSettings(Method):
         except (OSError, SafetensorError) as error:
             raise InputError(where, f"the weights in {self.path!r} cannot be read ({error})", "get it anew") from error
         saved = {name.replace(AS_WRITTEN[1], AS_WRITTEN[0]): value for name, value in found.items()}
-        own = {f"base_model.model.{name}": weight for name, weight in named_weights(model).items()}
+        own = {  # tied weights by every name: a saved head holds them under its own
+            f"base_model.model.{canonical_name(name)}": weight
+            for name, weight in model.named_parameters(remove_duplicate=False)
+        }
         beside = {name for name in saved.keys() & own.keys() if torch.equal(saved[name], own[name].cpu())}
-        beside |= {f"base_model.model.{name}" for name in head}
+        of_head = {weight for name, weight in named_weights(model).items() if name in head}
+        beside |= {name for name, weight in own.items() if weight in of_head}
         odd = sorted((saved.keys() - beside) ^ expected.keys())
         odd += sorted(name for name in saved.keys() & expected.keys() if saved[name].shape != expected[name].shape)
         if odd:
