@@ -23,32 +23,25 @@ def optimizer_state(optimizer: Optimizer, weights: Mapping[str, nn.Parameter]) -
     """
     names = {weight: name for name, weight in weights.items()}
     state = {}
-    for part in optimizer.parts:
-        for group in part.param_groups:
-            for weight in group["params"]:
-                for entry, value in _entries(group, part.state.get(weight, {})):
-                    form, tensor = _to_tensor(value)
-                    state[f"{names[weight]}|{entry}{form}"] = tensor
+    for weight, group, memories in optimizer.homes():
+        for entry, value in _entries(group, memories.get(weight, {})):
+            form, tensor = _to_tensor(value)
+            state[f"{names[weight]}|{entry}{form}"] = tensor
     return state
 
 
 def put_optimizer_state(optimizer: Optimizer, weights: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
     """Put the optimizer's memory back."""
-    homes = {
-        weight: (group, part.state)
-        for part in optimizer.parts
-        for group in part.param_groups
-        for weight in group["params"]
-    }
+    homes = {weight: (group, memories) for weight, group, memories in optimizer.homes()}
     for key, value in state.items():
         name, entry, *form = key.split("|")
         weight = weights[name]
-        group, states = homes[weight]
+        group, memories = homes[weight]
         own = value if form == ["number"] else value.to(_device(weight, group, entry), copy=True)
-        _put(group, states[weight], entry, _from_tensor(own, form))
+        _put(group, memories[weight], entry, _from_tensor(own, form))
     for weight in {weights[key.split("|")[0]] for key in state}:
-        group, states = homes[weight]
-        states[weight] = by_rows(states[weight]) if group.get("by_rows") else whole(states[weight], weight)
+        group, memories = homes[weight]
+        memories[weight] = by_rows(memories[weight]) if group.get("by_rows") else whole(memories[weight], weight)
 
 
 def _entries(group: ParamGroup, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ Lion (Chen et al. 2023), GaLore (Zhao et al. 2024) and Schedule-Free (Defazio et
 APOLLO (Zhu et al. 2024) from apollo-torch, 8-bit memory (Dettmers et al. 2022) from bitsandbytes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -19,6 +19,7 @@ from alloytune.errors import InputError
 from alloytune.train.row_adamw import RowAdamW
 
 ParamGroup = dict[str, Any]
+Memories = MutableMapping[torch.Tensor, Any]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ class Optimizer:
     def param_groups(self) -> list[ParamGroup]:
         """Give the groups of all parts."""
         return [group for part in self.parts for group in part.param_groups]
+
+    def homes(self) -> Iterator[tuple[nn.Parameter, ParamGroup, Memories]]:
+        """Give every weight with its group and with the memories, by weight, among which its own is or will be."""
+        for part in self.parts:
+            for group in part.param_groups:
+                for weight in group["params"]:
+                    yield weight, group, part.state
 
     def step(self) -> None:
         """Update the weights from their gradients, and note on each that it has moved, which fused AdamW does not."""

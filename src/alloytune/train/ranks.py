@@ -78,13 +78,7 @@ def _add_gradients(layers: Sequence[Factors], weight: float) -> None:
 
 
 def _memories(optimizer: Optimizer) -> dict[nn.Parameter, dict[str, Any]]:
-    return {
-        weight: part.state[weight]
-        for part in optimizer.parts
-        for group in part.param_groups
-        for weight in group["params"]
-        if weight.grad is not None
-    }
+    return {weight: memories[weight] for weight, _, memories in optimizer.homes() if weight.grad is not None}
 
 
 def _remember(memory: dict[str, Any], sensitivity: Tensor) -> None:

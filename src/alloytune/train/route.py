@@ -80,9 +80,4 @@ class Router:
 
 
 def _homes(optimizer: Optimizer) -> _Homes:
-    return {
-        weight: (group, part.state.get(weight, {}))
-        for part in optimizer.parts
-        for group in part.param_groups
-        for weight in group["params"]
-    }
+    return {weight: (group, memories.get(weight, {})) for weight, group, memories in optimizer.homes()}
