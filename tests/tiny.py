@@ -69,8 +69,8 @@ def make_tokenizer(
     )
 
 
-def save_bert(folder: Path, *, layers: int = 2, dropout: float = 0.1) -> Path:
-    """Save a random BERT without a classification head."""
+def save_bert(folder: Path, *, layers: int = 2, dropout: float = 0.1, spread: float = 0.02) -> Path:
+    """Save a random BERT without a classification head, its weights drawn with a standard deviation of `spread`."""
     torch.manual_seed(1)
     config = BertConfig(
         vocab_size=len(WORDS),
@@ -81,6 +81,7 @@ def save_bert(folder: Path, *, layers: int = 2, dropout: float = 0.1) -> Path:
         max_position_embeddings=32,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
+        initializer_range=spread,
     )
     BertForMaskedLM(config).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
