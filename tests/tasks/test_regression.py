@@ -57,10 +57,16 @@ def test_the_loss_is_about_standardised_numbers(loss: str) -> None:
 
 def test_labels_that_are_no_finite_numbers_are_dropped_and_listed() -> None:
     texts = [sentence(n) for n in range(45)]
-    labels = [*map(str, range(40)), "tall", "nan", "-inf", "1,5", None]
+    labels = [*map(str, range(37)), "1e200", "-1e39", "1_000", "tall", "nan", "-inf", "1,5", None]
     dataset = with_answers(Regression, MSE, pl.DataFrame({"text": texts, "label": labels}))
-    assert dataset.audit.dropped_by_reason() == {"missing label": 1, "label is no number": 2, "label is not finite": 2}
-    assert [row.detail for row in dataset.audit.dropped] == ["", "'tall'", "'1,5'", "nan", "-inf"]
+    assert dataset.audit.dropped_by_reason() == {
+        "missing label": 1,
+        "label is no number": 3,
+        "label is not finite": 2,
+        "label is larger than 3.4e+38": 2,
+    }
+    details = ["", "'1_000'", "'tall'", "'1,5'", "nan", "-inf", "1e+200", "-1e+39"]
+    assert [row.detail for row in dataset.audit.dropped] == details
     assert dataset.audit.classes == {"train": {}, "validation": {}, "test": {}}
 
 
@@ -78,6 +84,13 @@ def test_one_text_with_two_numbers_is_a_mistake() -> None:
 def test_nothing_to_learn_is_refused() -> None:
     table = pl.DataFrame({"text": [sentence(n) for n in range(20)], "label": ["3"] * 20})
     with pytest.raises(InputError, match=r"every row has the label 3\.0"):
+        with_answers(Regression, MSE, table)
+
+
+def test_numbers_too_near_to_be_told_apart_are_refused() -> None:
+    labels = ["0", "1e-200"] * 10
+    table = pl.DataFrame({"text": [sentence(n) for n in range(20)], "label": labels})
+    with pytest.raises(InputError, match="every row has nearly the label"):
         with_answers(Regression, MSE, table)
 
 

@@ -20,6 +20,8 @@ from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
 from alloytune.tasks.uncached import call_uncached
 
+LARGEST = float(np.finfo(np.float32).max)  # what is larger cannot be an output, and its squares no float of 64 bits
+
 
 @dataclass(frozen=True)
 class Regression:
@@ -145,7 +147,7 @@ def pearson(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def _sift(table: pl.DataFrame) -> Sieved:
-    """Write numbers in one way, and drop rows whose label is none, or not finite."""
+    """Write numbers in one way, and drop rows whose label is none, not finite, or larger than a model can learn."""
     if "label" not in table.columns:
         return table, []
     numbers = [_number(label) for label in table["label"]]
@@ -155,12 +157,14 @@ def _sift(table: pl.DataFrame) -> Sieved:
     shown = [None if math.isfinite(number) else repr(number) for number in finite]
     kept = kept.with_columns(pl.Series("label", [repr(number) for number in finite], dtype=pl.String))
     kept, infinite = sieve_by(kept, shown, "label is not finite")
-    return kept, dropped + infinite
+    sizes = [None if abs(float(label)) <= LARGEST else label for label in kept["label"]]
+    kept, large = sieve_by(kept, sizes, f"label is larger than {LARGEST:.1e}")
+    return kept, dropped + infinite + large
 
 
 def _number(label: str) -> float | None:
     try:
-        return float(label)
+        return None if "_" in label else float(label)  # "1_000" is a number in Python's code alone
     except ValueError:
         return None
 
@@ -175,7 +179,12 @@ def _halves(rows: pl.DataFrame) -> list[frozenset[str]]:
 
 
 def _require_spread(given: Given) -> None:
-    """Raise an InputError where there is nothing to learn: every training row has the same number."""
-    if given.split == "train" and given.rows["label"].n_unique() < 2:
-        number = given.rows["label"][0]
+    """Raise an InputError where there is nothing to learn: every training row has the same number, or nearly so."""
+    if given.split != "train":
+        return
+    number = given.rows["label"][0]
+    if given.rows["label"].n_unique() < 2:
         raise InputError(given.where, f"every row has the label {number}", "give rows with different numbers")
+    if not np.array([float(label) for label in given.rows["label"]]).std():  # its squares are too small for a float
+        what = f"every row has nearly the label {number}"
+        raise InputError(given.where, what, "give numbers that differ more, or another unit")
