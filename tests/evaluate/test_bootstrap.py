@@ -5,7 +5,10 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from alloytune.evaluate.bootstrap import intervals
+from alloytune.evaluate.compare import standard_error
 from alloytune.tasks.classification import Classification
+from alloytune.tasks.generation import Generation
+from alloytune.tasks.text_scores import text_scores
 
 
 def figures(targets: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -38,6 +41,18 @@ def test_accuracy_agrees_with_the_binomial_formula() -> None:
     low, high = intervals(figures(targets, predicted), labels(2).values, seed=1)["accuracy"]
     half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
     assert (low, high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.008)
+
+
+def test_draws_without_an_answered_row_do_not_count() -> None:
+    task = Generation(("prompt", "completion"), generate=2)
+    rows = np.zeros((30, 3 + sum(score.size for score in text_scores(task.metrics).values())))
+    rows[:, :2] = 1.0
+    assert intervals(rows, task.values, seed=0)["exact_match"] == (0.0, 0.0)
+    rows[0, 2:4] = 1.0  # the one answer that was written is the wanted one
+    assert intervals(rows, task.values, seed=0)["exact_match"] == (1.0, 1.0)
+    other = rows.copy()
+    other[0, 3] = 0.0
+    assert standard_error("exact_match", rows, other, task.values, seed=0) == 0.0
 
 
 def test_rows_that_are_alike_give_no_width() -> None:

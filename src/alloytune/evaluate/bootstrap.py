@@ -1,9 +1,10 @@
 """Confidence intervals by drawing the test rows anew."""
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -16,23 +17,35 @@ def intervals(figures: np.ndarray, values: Values, seed: int) -> dict[str, tuple
 
     `figures` are the numbers of each row, [rows, figures], and `values` makes the metrics of them. The interval is
     about the choice of test rows alone, not about the seed of the training. Rows that are all alike give intervals of
-    no width.
+    no width. Draws of rows that say nothing of a metric, for which it is not a number, do not count for it.
     """
-    metrics = list(values(figures))
+    scores = values(figures)
+    metrics = list(scores)
     if len(np.unique(figures, axis=0)) < 2:
-        return {metric: (value, value) for metric, value in values(figures).items()}
+        return {metric: _span(np.array([value])) for metric, value in scores.items()}
 
     def statistic(rows: np.ndarray) -> np.ndarray:
         found = values(figures[rows])
         return np.array([found[metric] for metric in metrics])
 
-    found = bootstrap(
-        (np.arange(len(figures)),),
-        statistic,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        vectorized=False,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return {metric: (float(found.low[n]), float(found.high[n])) for n, metric in enumerate(metrics)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # of scipy's own interval, where a draw is NaN
+        drawn = bootstrap(
+            (np.arange(len(figures)),),
+            statistic,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            vectorized=False,
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    return {metric: _span(drawn[n]) for n, metric in enumerate(metrics)}
+
+
+def _span(drawn: np.ndarray) -> tuple[float, float]:
+    """Give the percentiles between which draws lie; 0 and 0 where none counts."""
+    counted = drawn[~np.isnan(drawn)]
+    if not len(counted):
+        return 0.0, 0.0
+    outside = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(counted, [outside, 1 - outside])
+    return float(low), float(high)

@@ -24,7 +24,8 @@ def standard_error(
     for n in range(draws):
         drawn = random.integers(len(before), size=len(before))
         found[n] = values(after[drawn])[metric] - values(before[drawn])[metric]
-    return float(found.std(ddof=1))
+    counted = found[~np.isnan(found)]  # draws without rows that say anything of the metric
+    return float(counted.std(ddof=1)) if len(counted) > 1 else 0.0
 
 
 def clearly_behind(metric: str, best: Scores, other: Scores, values: Values, seed: int) -> bool:

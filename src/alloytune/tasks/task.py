@@ -3,6 +3,7 @@
 Such a file has the task's class as `TASK`, and its words stand in `alloytune.recipe.tasks`.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -142,7 +143,7 @@ class Task(Protocol):
         """Reduce every row to the few numbers that all values are made of, [rows, figures]."""
 
     def values(self, figures: np.ndarray) -> dict[str, float]:
-        """Give the value of every metric of rows with these figures; never NaN."""
+        """Give the value of every metric of rows with these figures; NaN where they say nothing of it."""
 
     def details(self, answers: Sequence[Any], examples: Sequence[Example], figures: np.ndarray) -> dict[str, Any]:
         """Give the tables behind the values: lists of rows, or counts by row and column, also by `figures`."""
@@ -158,6 +159,7 @@ def find_task(name: str) -> type[Task]:
 
 
 def scores_of(task: Task, answers: Sequence[Any], examples: Sequence[Example]) -> Scores:
-    """Score the answers to a whole split."""
+    """Score the answers to a whole split; a metric of which it says nothing is 0."""
     figures = task.figures(answers, examples)
-    return Scores(task.values(figures), task.details(answers, examples, figures), figures.tolist())
+    values = {metric: 0.0 if math.isnan(value) else value for metric, value in task.values(figures).items()}
+    return Scores(values, task.details(answers, examples, figures), figures.tolist())

@@ -249,7 +249,7 @@ class Writing:
         loss = float(sums[0] / max(sums[1], 1.0))
         values, place = {"loss": loss}, 3
         for name, score in self._scores.items():
-            values[name] = score.value(sums[place : place + score.size], float(sums[2]))
+            values[name] = score.value(sums[place : place + score.size], float(sums[2])) if sums[2] else math.nan
             place += score.size
         return values | {"perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
 
