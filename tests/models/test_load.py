@@ -19,6 +19,7 @@ from transformers import (
 
 import tiny
 from alloytune.errors import InputError
+from alloytune.models.architecture import Architecture
 from alloytune.models.load import load_model, load_tokenizer, start_outputs, token_limit
 from alloytune.models.source import fingerprint
 from alloytune.tasks.classification import Classification
@@ -122,8 +123,12 @@ def test_a_tokenizer_larger_than_the_model(bert: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(source))
     tokenizer.add_tokens(["sesquipedalian", "antediluvian"])
     tokenizer.save_pretrained(source)
-    with pytest.raises(InputError, match=f"has {len(tiny.WORDS) + 2} tokens, the model embeds only {len(tiny.WORDS)}"):
+    refusal = f"has {len(tiny.WORDS) + 2} tokens, the model embeds only {len(tiny.WORDS)}"
+    with pytest.raises(InputError, match=refusal):
         load(source)
+    more = ("<url>",)  # which get embeddings, the two do not
+    with pytest.raises(InputError, match=refusal):
+        load_model(tiny.TASK.auto_class, str(source), load_tokenizer(str(source), more), 0, Architecture(tokens=more))
 
 
 def plant_code(source: Path) -> Path:

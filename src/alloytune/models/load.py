@@ -86,9 +86,9 @@ def load_model(
         raise
     except Exception as error:  # a damaged folder fails in many libraries' ways
         raise _cannot_load(source, "model", error) from error
+    _require_embeddings(model, len(tokenizer) - len(architecture.tokens), source)
     if architecture.tokens:
         embed_tokens(model, tokenizer, architecture.tokens)
-    _require_embeddings(model, tokenizer, source)
     fresh = frozenset(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
     roles = find_roles(model)
     _require_body(fresh, roles, source)
@@ -190,15 +190,16 @@ def _require_body(fresh: frozenset[str], roles: Roles, source: str) -> None:
         )
 
 
-def _require_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+def _require_embeddings(model: PreTrainedModel, num_tokens: int, source: str) -> None:
+    """Refuse a tokenizer that has, without new tokens, more than the model embeds."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     except NotImplementedError:  # CANINE reads characters and has no table of tokens
         return
-    if rows is not None and len(tokenizer) > rows:
+    if rows is not None and num_tokens > rows:
         raise InputError(
             "model",
-            f"the tokenizer of {source!r} has {len(tokenizer)} tokens, the model embeds only {rows}",
+            f"the tokenizer of {source!r} has {num_tokens} tokens, the model embeds only {rows}",
             "use the tokenizer that belongs to the model",
         )
 
