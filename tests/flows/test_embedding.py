@@ -12,13 +12,14 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+import alloytune
 import tiny
 from alloytune import run, use
 from alloytune.build.data import build_data_settings
 from alloytune.build.plan import build_updates
 from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
-from alloytune.errors import RecipeError
+from alloytune.errors import InputError, RecipeError
 from alloytune.machine import find_machine
 from alloytune.models.weights import named_weights
 from alloytune.recipe.read import read_recipe, recipe_from
@@ -136,3 +137,15 @@ def embed_plainly(folder: Path, texts: list[str]) -> np.ndarray:
 def test_what_cannot_be_is_refused(bert: Path, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         make_session(bert, **settings)
+
+
+@pytest.mark.parametrize(
+    ("part", "refusal"),
+    [("head", r"stages\[0\].train: 'head' matches nothing"), ("pooler", "train: none of the weights")],
+)
+def test_what_no_vector_is_made_of_is_not_trained(bert: Path, tmp_path: Path, part: str, refusal: str) -> None:
+    """A saved masked language model has no pooler, so that the body's is drawn, and never read."""
+    stage = {"name": "only", "train": part, "rate": 1e-3, "until": {"updates": 1}}
+    recipe = {"task": "embedding", "data": {"near_duplicates": False}, "batch": 16, "stages": [stage]}
+    with pytest.raises(InputError, match=refusal):
+        alloytune.tune(make_pairs(120), str(bert), recipe, output=tmp_path / "run")

@@ -65,8 +65,9 @@ def load_model(
     """Load a model in float32 with the task's head on it; also give the names of the weights that no file held.
 
     `auto_class` is a transformers Auto class, `config` what the task sets in the model's config. Weights that the
-    files do not hold (the head) are drawn from `seed` before anything else draws random numbers. The outputs of a
-    head that was trained for other labels are drawn anew. `architecture` changes the model on the way.
+    files do not hold (the head) are drawn from `seed` before anything else draws random numbers; a pooler that no head
+    reads is not named. The outputs of a head that was trained for other labels are drawn anew. `architecture` changes
+    the model on the way.
     """
     torch.manual_seed(seed)
     try:
@@ -93,6 +94,8 @@ def load_model(
     roles = find_roles(model)
     _require_body(fresh, roles, source)
     architecture.require(roles)
+    if "head" not in roles.members:  # which alone reads a pooler
+        fresh -= roles.members.get("pooler", frozenset())
     if _names_other_labels(own, model.config):
         fresh |= _redraw_outputs(model, roles, seed)
     return model, fresh

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alloytune.errors import NotFiniteError
+from alloytune.errors import InputError, NotFiniteError
 from alloytune.machine import Machine
 from alloytune.tasks.task import Batch
 from alloytune.train.clip import Clip
@@ -87,9 +87,16 @@ def add_gradients(model: nn.Module, micro_batches: list[Batch], summed_loss: Los
     for batch in micro_batches:
         with machine.autocast():
             share = summed_loss(model, batch.to(machine.device)) / num_targets[batch.learning]
+        _require_part(share)
         share.backward()
         shares.append(share.detach())
     return float(torch.stack(shares).sum())
+
+
+def _require_part(loss: Tensor) -> None:
+    if not loss.requires_grad:
+        what = "none of the weights that move has a part in what the model puts out"
+        raise InputError("train", what, "select others, such as all")
 
 
 def _set_rates(optimizer: Optimizer, multiplier: float) -> float:
