@@ -23,6 +23,7 @@ from alloytune.tasks.abilities import WritesFiles
 from alloytune.tasks.task import Example, Task
 from alloytune.watch import Watcher
 
+WRITING = ("text-generation", "translation", "summarization")  # pipelines that need room behind what they read
 NUM_SHOWN = 5  # predictions shown at the end
 NUM_VERIFIED = 32  # rows whose outputs are compared after saving
 TOKENS_VERIFIED = 1024  # of theirs, padding included: a language model has a number for each word at each of them
@@ -63,6 +64,8 @@ def _saved(folder: RunFolder, session: Session, results: Mapping[str, Any], load
     more = partial(task.write_files, max_length=session.max_length) if isinstance(task, WritesFiles) else None
     places = Places(session.source, folder.model, folder.adapter, folder.base, auto_class, more)
     names = [attachment.name for attachment in session.state.attachments]
+    if session.max_length and task.pipeline not in WRITING:
+        session.tokenizer.model_max_length = session.max_length  # texts are read up to there by others, too
     if task.tunes:
         session.state.model.config.update(task.config)
     facts = {**results, "adapters": names}

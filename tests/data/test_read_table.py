@@ -93,7 +93,7 @@ def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "tweets.csv").touch()
     assert refusal(tmp_path / "tweet.csv").endswith(f"there is no such file; did you mean {tmp_path / 'tweets.csv'}?")
     assert "nor is there a folder" in refusal(tmp_path / "nowhere" / "rows.csv")
-    assert "cannot be read" in refusal(_folder(tmp_path / "folder.csv"))
+    assert "it is a folder; name a file in it" in refusal(_folder(tmp_path / "folder.csv"))
 
 
 def _folder(path: Path) -> Path:
@@ -221,6 +221,15 @@ def test_what_is_no_table_is_refused_in_one_line(data: object) -> None:
 def test_labels_of_many_digits_are_sorted() -> None:
     long = "9" * 5000
     assert sort_naturally([long, "10", "2", "a10", "a9", "007"]) == ["2", "007", "10", long, "a9", "a10"]
+
+
+def test_stray_marks_in_tsv_hold_no_rows_together(tmp_path: Path) -> None:
+    rows = [f"text {n}\tlabel" for n in range(6)]
+    rows[1], rows[4] = '"' + rows[1], rows[4] + '"'
+    (tmp_path / "stray.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    assert read_table(tmp_path / "stray.tsv").height == 6
+    (tmp_path / "meant.tsv").write_text('text\tlabel\n"two\nlines"\tone\nother\ttwo\n')
+    assert read_table(tmp_path / "meant.tsv")["text"].to_list() == ["two\nlines", "other"]
 
 
 @pytest.mark.parametrize("make", [np.array, tuple, list])

@@ -87,7 +87,7 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
 def test_pairs_and_integer_labels(bert: Path, tmp_path: Path) -> None:
     labels = [1 if label == "good" else 0 for label in TABLE["label"]]
     frame = pd.DataFrame({"text": TABLE["text"].to_list(), "other": "a book", "label": labels})
-    recipe = {"batch": 8, "stages": [stage("head", "head")]}
+    recipe = {"batch": 8, "max_length": 20, "stages": [stage("head", "head")]}
     tuned = alloytune.tune(
         frame, str(bert), recipe, output=tmp_path / "run", text_pair="other", split={"validation": 0.2, "test": 0}
     )
@@ -96,6 +96,8 @@ def test_pairs_and_integer_labels(bert: Path, tmp_path: Path) -> None:
     assert tuned.predict_table(frame).height == len(frame)
     whole = tuned.predict(["a superb film"], ["its pair"])
     assert tuned.predict("a superb film", "its pair").equals(whole)
+    cut = AutoTokenizer.from_pretrained(tmp_path / "run/model")("a " * 30, "book", truncation=True)
+    assert len(cut["input_ids"]) == 20, "others cut where the run did"
     assert tuned.predict(["a superb film"], "its pair").equals(whole)
     with pytest.raises(alloytune.InputError, match="1 for 2 texts"):
         tuned.predict(["a", "b"], "its pair")

@@ -7,7 +7,7 @@ import torch
 
 from alloytune.errors import InputError
 from alloytune.tasks.classification import Classification
-from alloytune.tasks.metrics import calibration_error
+from alloytune.tasks.metrics import calibration_error, macro_f1
 from alloytune.tasks.task import Batch, Example, scores_of
 
 TRAIN = pl.DataFrame({"label": ["no"] * 9 + ["yes"] * 3})
@@ -20,6 +20,7 @@ def test_scores_by_hand() -> None:
     values, details = scores.values, scores.details
     assert values["accuracy"] == pytest.approx(2 / 3)
     assert values["macro_f1"] == pytest.approx(2 / 3)
+    assert macro_f1(np.array([0, 2]), np.array([0, 2]), 5) == 1.0  # labels that occur nowhere say nothing
     right, wrong = np.log1p(np.exp(-2)), np.log1p(np.exp(2))
     assert values["loss"] == pytest.approx((2 * right + wrong) / 3)
     assert values["calibration_error"] == pytest.approx(1 / (1 + np.exp(-2)) - 2 / 3)

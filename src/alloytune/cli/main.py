@@ -146,7 +146,7 @@ def check(
     from alloytune.data.prepare import prepare
     from alloytune.estimate import estimate
     from alloytune.models.load import quiet
-    from alloytune.report.tables import audit_table, count_reasons, estimate_table, tell_left_out
+    from alloytune.report.tables import audit_table, count_reasons, estimate_table, tell_cut, tell_left_out
     from alloytune.run import rehearse
 
     quiet()
@@ -154,6 +154,8 @@ def check(
     dataset = prepare(build_data_settings(whole))
     console.print(audit_table(dataset.audit.to_json()))
     session = build_session(whole, dataset, prepare_others(whole))
+    if cut := tell_cut(sum(session.learning.num_cut.values()), session.max_length):
+        console.print(cut, style="yellow", markup=False)
     if left_out := tell_left_out(count_reasons(session.learning.left_out)):
         console.print(left_out, style="yellow", markup=False)
     rehearse(session)
@@ -188,7 +190,10 @@ def predict(
     quiet()
     columns = given_of(text=text, text_pair=text_pair) | read_columns(column)
     answers = load_tuned(run, precision.value).predict_table(given, table, columns)
-    result = pl.concat([given, answers.rename(free_names(given.columns, answers.columns))], how="horizontal")
+    names = free_names(given.columns, answers.columns)
+    result = pl.concat([given, answers.rename(names)], how="horizontal")
+    if taken := [f'"{name}"' for column, name in names.items() if column != name]:
+        typer.echo(f"the table's columns stay as they are; answers are in {', '.join(taken)}", err=True)
     if num_empty := answers.to_series(0).null_count():
         are = "gets no answer, as there is" if num_empty == 1 else "get no answer, as there is"
         typer.echo(f"{count_rows(num_empty)} {are} nothing to read, or nothing that can be read", err=True)

@@ -12,7 +12,15 @@ from alloytune.metrics import METRICS
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
 from alloytune.report.scores import score_line, shown_metrics
-from alloytune.report.tables import audit_table, count_reasons, print_places, run_report, short_rates, tell_left_out
+from alloytune.report.tables import (
+    audit_table,
+    count_reasons,
+    print_places,
+    run_report,
+    short_rates,
+    tell_cut,
+    tell_left_out,
+)
 from alloytune.train.range_test import FEWEST_SEARCHED
 from alloytune.watch import Watcher
 
@@ -41,16 +49,13 @@ class Terminal(Watcher):
         if self._new:
             self.console.print(f"every dropped row with its reason: {self._new.data / 'audit.json'}\n", markup=False)
         num_weights = sum(weight.numel() for weight in session.state.model.parameters())
-        cut = sum(session.learning.num_cut.values())
         self.console.print(
             f"model {session.source}: {num_weights:,} parameters, on {session.machine.device} in "
             f"{str(session.machine.precision).removeprefix('torch.')}",
             markup=False,
         )
-        if cut:
-            self.console.print(
-                f"[yellow]{cut:,} rows are longer than {session.max_length} tokens and are read up to there[/]"
-            )
+        if cut := tell_cut(sum(session.learning.num_cut.values()), session.max_length):
+            self.console.print(cut, style="yellow", markup=False)
         if left_out := tell_left_out(count_reasons(session.learning.left_out)):
             self.console.print(f"{left_out}; results.json lists them", style="yellow", markup=False)
 

@@ -22,12 +22,25 @@ def parse_csv(path: Path, text: str) -> pl.DataFrame:
     """Parse CSV, or TSV by the suffix; a record number counts no blank lines."""
     delimiter = _delimiter(path, text)
     if path.suffix.lower() == ".tsv":
-        try:
-            return _parse_records(path, text, delimiter, csv.QUOTE_MINIMAL)
-        except InputError:
-            # Many TSV files have no quoting: a quotation mark there is a quotation mark.
-            return _parse_records(path, text, delimiter, csv.QUOTE_NONE)
+        return _parse_tsv(path, text, delimiter)
     return _parse_records(path, text, delimiter, csv.QUOTE_MINIMAL)
+
+
+def _parse_tsv(path: Path, text: str, delimiter: str) -> pl.DataFrame:
+    """Parse with quotation marks around cells, or as characters like any other, as many TSV files have them.
+
+    A cell of several lines is rather two stray marks, where every line is a record without them.
+    """
+    try:
+        table = _parse_records(path, text, delimiter, csv.QUOTE_MINIMAL)
+    except InputError:
+        return _parse_records(path, text, delimiter, csv.QUOTE_NONE)
+    if not any(column.str.contains("\n", literal=True).any() for column in table):
+        return table
+    try:
+        return _parse_records(path, text, delimiter, csv.QUOTE_NONE)
+    except InputError:
+        return table
 
 
 def _delimiter(path: Path, text: str) -> str:

@@ -23,6 +23,8 @@ def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ")
     before an encoding where a user names one.
     """
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise InputError(str(path), "it is a folder", f"name a file in it: {', '.join(SUFFIXES)}")
     if suffix not in SUFFIXES:
         raise InputError(
             str(path), f'"{path.suffix}" is no kind of table read here', f"give one of {', '.join(SUFFIXES)}"

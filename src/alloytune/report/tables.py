@@ -37,6 +37,13 @@ def audit_table(audit: Mapping[str, Any]) -> RenderableType:
     return Group(table, *warnings)
 
 
+def tell_cut(num_cut: int, max_length: int | None) -> str:
+    """Tell how many rows are read in part only; empty where none is."""
+    are = "is longer than" if num_cut == 1 else "are longer than"
+    up_to = "is read up to there" if num_cut == 1 else "are read up to there"
+    return f"{count_rows(num_cut)} {are} {max_length} tokens and {up_to}" if num_cut else ""
+
+
 def count_reasons(left_out: Mapping[str, Sequence[Sequence[str]]]) -> Counter[str]:
     """Count the rows that were not learned from by the reason; `left_out` are pairs of a row and a reason by split."""
     return Counter(reason for rows in left_out.values() for _, reason in rows)
@@ -266,5 +273,6 @@ def estimate_table(cost: Any) -> RenderableType:
             f"{stage.update.peak_memory_bytes / 2**20:,.0f}",
             f"{stage.memory_share:.0%}",
         )
-    whole = Text(f"The whole run, scoring included: about {cost.seconds / 60:.1f} minutes on this machine.")
+    time = f"{cost.seconds / 60:.1f} minutes" if cost.seconds >= 60 else f"{cost.seconds:.0f} seconds"
+    whole = Text(f"Training and scoring: about {time} on this machine, beside loading and saving.")
     return Group(moves, costs, whole)

@@ -69,7 +69,7 @@ def find_rates(
     updates = replace(build_updates(session, number, Place.SEARCHING), beside={})
     num_updates = num_searching(session, number, moving)
     model = session.state.model
-    before = copy_weights(model, moving.names)
+    before = copy_weights(model, moving.names if num_updates else ())
     found: dict[Side, Found] = {}
     for side, start in sides.items():
         sweep = None

@@ -33,14 +33,15 @@ def choice_values(figures: np.ndarray, num_labels: int) -> dict[str, float]:
 
 
 def macro_f1(targets: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    """Give the mean over labels of 2 tp / (2 tp + fp + fn), 0 for a label that is nowhere.
+    """Give the mean of 2 tp / (2 tp + fp + fn) over the labels that occur in either, as scikit-learn does.
 
-    Targets 0 0 1, predictions 0 1 1 give F1 2/3 and 2/3, macro-F1 2/3.
+    Targets 0 0 1, predictions 0 1 1 give F1 2/3 and 2/3, macro-F1 2/3, however many labels there are.
     """
     right, true, found = (
         np.bincount(numbers, minlength=num_labels) for numbers in (targets[targets == predicted], targets, predicted)
     )
-    return float(np.mean(2 * right / np.maximum(true + found, 1)))
+    occurs = true + found > 0
+    return float(np.mean(2 * right[occurs] / (true + found)[occurs]))
 
 
 def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:

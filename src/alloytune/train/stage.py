@@ -214,7 +214,7 @@ def _copy_into(copies: dict[str, Tensor], model: nn.Module, names: Iterable[str]
 def _stop_unless_finite(run: StageRun, update: int) -> None:
     """Stop before weights that an update has ruined are scored or saved; the loop itself looks before updates only."""
     for name, weight in named_weights(run.model).items():
-        if name in run.turns.names and not torch.isfinite(weight).all():
+        if name in run.turns.names and not all(map(torch.isfinite, torch.aminmax(weight))):  # without a copy
             raise NotFiniteError(
                 f"update {update}: it left {name} not finite; nothing of it was saved. "
                 "A lower rate, a longer warm-up or precision: float32 usually mends it"
