@@ -25,12 +25,12 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "single row": (
         lambda: prepared(table({"a": 20, "b": 1, "c": 9})),
-        'table: 1 class has a single row, which cannot be split: "b"; collect more rows of each, or remove the class',
+        'table: 1 class has a single row, which cannot be split: "b"; collect more rows of each, or remove these rows',
     ),
     "single rows": (
         lambda: prepared(table({"a": 20} | {str(number): 1 for number in range(7)})),
         'table: 7 classes have a single row, which cannot be split: "0", "1", "2", "3", "4" and 2 more; collect '
-        "more rows of each, or remove the class",
+        "more rows of each, or remove these rows",
     ),
     "too few rows": (
         lambda: prepared(table({"a": 2, "b": 2})),

@@ -12,6 +12,7 @@ from alloytune.errors import InputError
 
 NAMED = 5
 FEW_ROWS = 10
+FEW_JUDGED = 30  # rows of a split, below which a score has a standard error of up to 0.09
 IMBALANCE = 20
 
 
@@ -45,7 +46,9 @@ def require_classes(where: str, labels: pl.Series, *, cut: Sequence[str]) -> Non
         raise InputError(
             where,
             f"{len(single)} {noun} a single row, which cannot be split: {name_some(single)}",
-            "collect more rows of each, or remove the class",
+            "name another column, as these look like no classes"
+            if 2 * len(single) > len(labels)
+            else "collect more rows of each, or remove these rows",
         )
 
 
@@ -69,6 +72,11 @@ def warn_of_classes(counts: Counts) -> list[str]:
         warnings.append(f'class "{commonest}" has {ratio:.0f} times as many training rows as "{rarest}"')
     if few := [label for label in train if train[label] < FEW_ROWS]:
         warnings.append(f"fewer than {FEW_ROWS} training rows for {len(few)} class(es): {name_some(few)}")
+    warnings += [
+        f"{split} has {rows} rows: its scores are rough"
+        for split in ("validation", "test")
+        if 0 < (rows := sum(counts[split].values())) < FEW_JUDGED
+    ]
     absent = {split: [label for label in train if label not in counts[split]] for split in ("validation", "test")}
     return warnings + [
         f"{split} has no row of {len(missing)} class(es): {name_some(missing)}"
