@@ -74,6 +74,15 @@ def test_numbers_become_the_words_they_look_like(tmp_path: Path) -> None:
     }
 
 
+def test_lists_are_read_however_they_are_held() -> None:
+    """Pandas gives lists of Parquet as arrays; a set has no order, and is written in that of its texts."""
+    held = [["b", "a"], ("b", "a"), np.array(["b", "a"], dtype=object), {"b", "a"}, np.array([1, 2]), np.array(3.0)]
+    talk = np.array([{"role": "user", "parts": np.array(["x"], dtype=object), "n": np.int64(1)}], dtype=object)
+    cells = parse_table(pd.DataFrame({"cell": [*held, talk]}))["cell"].to_list()
+    assert cells[:4] == ['["b", "a"]'] * 3 + ['["a", "b"]']
+    assert cells[4:] == ["[1, 2]", "3", '[{"role": "user", "parts": ["x"], "n": 1}]']
+
+
 def test_a_mark_and_semicolons_of_spreadsheets_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b'\xef\xbb\xbftext;label\r\n"1,5; so";a\r\n\r\nx;b\r\n')

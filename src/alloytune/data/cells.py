@@ -13,7 +13,10 @@ PANDAS_MISSING = ("NAType", "NaTType")  # told by name, since pandas is no depen
 
 
 def as_string(value: object) -> str | None:
-    """Give a cell as a string: `1.0` as "1" (a nullable integer column is often floats), NaN, NA and NaT as missing."""
+    """Give a cell as a string: `1.0` as "1" (a nullable integer column is often floats), NaN, NA and NaT as missing.
+
+    Lists, however they are held, and mappings become JSON.
+    """
     match value:
         case None:
             return None
@@ -26,8 +29,10 @@ def as_string(value: object) -> str | None:
             if math.isnan(value):
                 return None
             return str(int(value)) if value.is_integer() else str(value)
-        case list() | dict():
-            return json.dumps(value, ensure_ascii=False, default=str)
+        case list() | tuple() | dict():
+            return json.dumps(value, ensure_ascii=False, default=_as_json)
+        case set() | frozenset() | np.ndarray():
+            return as_string(_as_json(value))
         case bytes():
             return value.decode("utf-8", "replace")
         case np.generic():
@@ -44,6 +49,17 @@ def as_strings(table: pl.DataFrame, where: Path | str = "table") -> pl.DataFrame
     require_unique(where, names)
     columns = zip(names, table.get_columns(), strict=True)
     return pl.DataFrame([_column_as_strings(column).alias(name) for name, column in columns])
+
+
+def _as_json(value: object) -> object:
+    """Give what JSON has no form of as what it has: arrays are what pandas makes of the lists in Parquet."""
+    match value:
+        case np.ndarray() | np.generic():
+            return value.tolist()
+        case set() | frozenset():
+            return sorted(value, key=str)
+        case _:
+            return as_string(value)
 
 
 def _column_as_strings(column: pl.Series) -> pl.Series:
