@@ -86,6 +86,30 @@ def test_cells_that_are_no_lists_are_dropped_and_listed() -> None:
     assert "separator" in audit.dropped[1].detail
 
 
+def test_a_json_list_is_one_whatever_parts_the_labels_of_other_cells() -> None:
+    cells = [json.dumps(["b", "a, c"]), "b; a, c", "[b]; a", "[]"] * 10
+    dataset = with_answers(Multilabel, {**JSON, "separator": "; "}, pl.DataFrame({"text": TEXTS, "labels": cells}))
+    rows = pl.concat([dataset.train, dataset.validation, dataset.test])
+    assert set(rows["labels"]) == {'["a, c", "b"]', '["[b]", "a"]', "[]"}
+
+
+@pytest.mark.parametrize("separator", [None, " "])
+def test_cells_of_zeros_and_ones_are_told_to_be_read_as_labels(separator: str | None) -> None:
+    settings = {**JSON, "separator": separator}
+
+    def warnings(switches: list[list[int]]) -> list[str]:
+        cells = [json.dumps(row) if separator is None else separator.join(map(str, row)) for row in switches]
+        return with_answers(Multilabel, settings, pl.DataFrame({"text": TEXTS, "labels": cells})).audit.warnings
+
+    (warning,) = warnings([[0, 1, 1], [0, 0, 0]] * 20)
+    assert warning.startswith('every cell has 3 times 0 or 1, read as the labels "0" and "1"; ')
+    assert "write the names" in warning
+    assert not warnings([[0, 1], [1]] * 20)
+    assert not warnings([[0, 2], [1, 2]] * 20)
+    with pytest.raises(InputError, match="write the names"):
+        warnings([[0, 1, 1], [1, 0, 0]] * 20)
+
+
 def test_one_and_the_same_list_is_refused() -> None:
     with pytest.raises(InputError, match="every row has the labels"):
         with_answers(Multilabel, JSON, pl.DataFrame({"text": TEXTS, "labels": ['["a"]'] * 40}))
