@@ -105,12 +105,19 @@ def dropped(form: tuple[str, str], cells: list[tuple[str, Any]]) -> dict[str, li
 
 
 def test_tags_that_do_not_fit_are_dropped_and_listed() -> None:
-    odd = [('["x", "y"]', '["O"]'), ("p q", "O B-X"), ('["v"]', "[3]"), ("[]", "[]"), ('["w"]', None)]
+    odd = [
+        ('["x", "y"]', '["O"]'),
+        ("p q", "O B-X"),
+        ('["v"]', "[3]"),
+        ('["u"]', '["PER-B"]'),
+        ("[]", "[]"),
+        ('["w"]', None),
+    ]
     assert dropped(("tokens", "tags"), odd) == {
         "missing tags": [""],
         "no tokens": ["an empty list"],
         "tags do not match the tokens": ["2 tokens, 1 tags"],
-        "no BIO tag": ["'3'"],
+        "no BIO tag": [f"'{tag}' (tags are O, B-TYPE, I-TYPE)" for tag in ("3", "PER-B")],
     }
 
 

@@ -15,6 +15,7 @@ from alloytune.data.conll import TAG
 from alloytune.data.rules import Sieved, sieve_by
 
 OUTSIDE = "O"
+_TAGS = "tags are O, B-TYPE, I-TYPE"
 _AS_SEQEVAL = {"L-": "E-", "U-": "S-"}  # the last word of an entity, and the only one, as BILOU has them
 # Writings without blanks between words: every character is a word of its own, so that any span can be told.
 _ALONE = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Kana, Chinese
@@ -48,7 +49,7 @@ def sift_tokens(table: pl.DataFrame) -> Sieved:
     lengths = [None if len(one) == len(two) else f"{len(one)} tokens, {len(two)} tags" for one, two in pairs]
     table, uneven = sieve_by(table, lengths, "tags do not match the tokens")
     wrong = [next((tag for tag in read_list(cell) if not TAG.fullmatch(tag)), None) for cell in table["tags"]]
-    table, odd = sieve_by(table, [None if tag is None else f"{tag!r}" for tag in wrong], "no BIO tag")
+    table, odd = sieve_by(table, [None if tag is None else f"{tag!r} ({_TAGS})" for tag in wrong], "no BIO tag")
     return table, dropped + uneven + odd
 
 
