@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,9 @@ _AS_SEQEVAL = {"L-": "E-", "U-": "S-"}  # the last word of an entity, and the on
 # Writings without blanks between words: every character is a word of its own, so that any span can be told.
 _ALONE = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Kana, Chinese
 _WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+|[^\w\s]|_")
+
+# What the first character, the one behind the last and the type are called by those who write spans.
+_KEYS = (("start", "start_offset"), ("end", "end_offset"), ("label", "labels", "entity_group", "type", "tag"))
 
 Span = tuple[int, int, str]  # first character, the one behind the last, type
 
@@ -135,21 +138,31 @@ def _read_spans(cell: str) -> list[Span] | str:
         return f"{cell[:60]!r} is no list"
     spans: list[Span] = []
     for item in value:
-        parts: Any = [item.get(key) for key in ("start", "end", "label")] if isinstance(item, dict) else item
-        if not _is_span(parts):
-            return f"{json.dumps(item)[:60]} is no [start, end, type]"
-        spans.append((parts[0], parts[1], parts[2]))
+        parts: Any = [_first_of(item, keys) for keys in _KEYS] if isinstance(item, dict) else item
+        span = _read_span(*parts) if isinstance(parts, list) and len(parts) == 3 else None
+        if span is None:
+            return f"{json.dumps(item, ensure_ascii=False)[:60]} is no [start, end, type]"
+        spans.append(span)
     return spans
 
 
-def _is_span(parts: Any) -> bool:
-    return (
-        isinstance(parts, list)
-        and len(parts) == 3
-        and all(isinstance(place, int) and not isinstance(place, bool) for place in parts[:2])
-        and isinstance(parts[2], str)
-        and re.fullmatch(r"\S+", parts[2]) is not None
-    )
+def _first_of(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((item[key] for key in keys if item.get(key) is not None), None)
+
+
+def _read_span(start: Any, end: Any, kind: Any) -> Span | None:
+    """Give a span whose places may be texts, and whose type may be a list of one; None where it is no span."""
+    places = [as_string(place) or "" for place in (start, end)]
+    if isinstance(kind, list) and len(kind) == 1:
+        kind = kind[0]
+    if (
+        not all(re.fullmatch(r"-?\d+(\.0+)?", place) for place in places)
+        or not isinstance(kind, str)
+        or not kind.strip()
+    ):
+        return None
+    first, last = (int(place.partition(".")[0]) for place in places)
+    return first, last, kind.strip()
 
 
 def _is_inside(span: Span, text: str) -> bool:
