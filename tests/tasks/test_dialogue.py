@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -100,7 +101,40 @@ def test_an_unfit_conversation_is_refused_with_the_reason(template: str, message
 def test_messages_are_read_as_either_format_writes_them() -> None:
     told = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
     plain = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
-    assert read_messages(json.dumps(told)) == read_messages(json.dumps(plain)) == plain
+    parts = [{"role": "User", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}, plain[1]]
+    for written in (told, plain, parts):
+        assert read_messages(json.dumps(written)) == plain
+
+
+def test_turns_are_of_whom_their_other_names_say() -> None:
+    names = ("developer", "HUMAN", "function_call", "observation", "gpt", "Function", "tool")
+    found = read_messages(json.dumps([{"from": name, "value": "x"} for name in names]))
+    assert [message["role"] for message in found] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "tool",
+        "tool",
+    ]
+
+
+def test_a_turn_that_only_calls_tools_is_empty_and_not_learned() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    talk = read_messages(json.dumps([TALK[0], call, {"role": "tool", "content": "4"}, TALK[1]]))
+    assert talk[1] == {"role": "assistant", "content": ""}
+    assert learned_parts(talk, tokenizer_of_bytes(CHATML)) == [TURNS[1] + "<|im_end|>"]
+
+
+@pytest.mark.parametrize("template", [CHATML, MISTRAL, MARKED], ids=["chatml", "mistral", "marked"])
+@pytest.mark.parametrize("change", [{"weight": 0}, {"content": " "}])
+def test_turns_that_are_empty_or_weigh_nothing_are_not_learned(template: str, change: dict[str, Any]) -> None:
+    tokenizer = tokenizer_of_bytes(template)
+    whole = learned_parts(TALK, tokenizer)
+    for place in (0, 1):
+        cell = json.dumps([{**message, **change} if n == 1 + 2 * place else message for n, message in enumerate(TALK)])
+        assert learned_parts(read_messages(cell), tokenizer) == [whole[1 - place]]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +146,9 @@ def test_messages_are_read_as_either_format_writes_them() -> None:
         ('["hello"]', "no mapping"),
         ('[{"role": "narrator", "content": "x"}]', "'narrator'"),
         ('[{"role": "user", "content": null}]', "no text"),
+        ('[{"role": "assistant", "content": null}]', "no text"),
+        ('[{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]', "no text"),
+        ('[{"role": "assistant", "content": "x", "weight": 0.5}]', "the weight 0.5"),
     ],
 )
 def test_a_cell_that_holds_no_conversation_is_refused(cell: str, why: str) -> None:
