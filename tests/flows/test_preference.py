@@ -178,14 +178,28 @@ def test_conversations_go_through_the_template(llama: Path) -> None:
     assert example.target.starts == (5, 5)
 
 
+def test_answers_are_learned_whether_or_not_a_blank_stands_before_them(llama: Path) -> None:
+    """As in generation: no token reaches from the prompt into an answer, and blanks at their seam are kept."""
+    table = make_pairs(40).with_columns(pl.col("prompt").str.strip_suffix(" :"))
+    for rows in (table, table.with_columns(pl.col("chosen", "rejected").str.strip_chars())):
+        session = make_session(llama, rows)
+        read = prepare(build_data_settings(session.recipe), rows).train
+        assert set(read["chosen"]) <= set(rows["chosen"])
+        for example in session.examples["train"]:
+            pair = example.target
+            assert [length - start for length, start in zip(pair.lengths, pair.starts, strict=True)] == [3, 2]
+
+
 def test_pairs_that_teach_nothing_are_listed(llama: Path) -> None:
-    same = pl.DataFrame({"prompt": ["one :", "two :"], "chosen": [" good", '[{"role": "nobody", "content": "x"}]']})
+    odd = [" good", '[{"role": "nobody", "content": "x"}]', " "]
+    same = pl.DataFrame({"prompt": ["one :", "two :", "three :"], "chosen": odd})
     table = pl.concat([make_pairs(40), same.with_columns(rejected=pl.lit(" good"))])
     recipe = make_session(llama).recipe
     dropped = prepare(build_data_settings(recipe), table).audit.dropped
     assert [(drop.reason, drop.detail) for drop in dropped] == [
         ("no pair of answers", "both answers are the same"),
         ("no pair of answers", "a message is of nobody known: role 'nobody'"),
+        ("no pair of answers", "an answer is empty"),
     ]
 
 

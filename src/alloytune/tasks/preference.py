@@ -69,7 +69,7 @@ class Preference:
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
         """Ask for two different answers to every prompt. No prompt stands in two splits."""
-        return Rules(texts=("prompt",), answers=_SIDES, sift=_sift)
+        return Rules(texts=("prompt",), answers=_SIDES, strips=False, sift=_sift)  # blanks where they meet count
 
     @classmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
@@ -231,6 +231,8 @@ def _unfit(given: Mapping[str, str]) -> str | None:
             read_messages(given["prompt"])
     except UnfitChatError as error:
         return str(error)
+    if not all(answer.strip() for answer in answers):
+        return "an answer is empty"
     return "both answers are the same" if len(answers) == 2 and answers[0] == answers[1] else None
 
 
