@@ -173,6 +173,11 @@ def test_conversations_go_through_the_template(llama: Path) -> None:
         "{% if add_generation_prompt %}{{ '[CLS]' }}{% endif %}"
     )
     (example,) = Preference(0.1).encode(table, tokenizer, None).examples
+    encoded = Preference(0.1).encode(pl.concat([table, make_pairs(3)]), tokenizer, None)
+    assert encoded.notes == (
+        "3 prompts are taken as texts, not in the model's chat template; write messages to have it",
+    )
+    assert Preference(0.1).encode(table, tokenizer, None).notes == ()
     both = "[CLS] a plot [SEP] [CLS] good [SEP] [CLS] a plot [SEP] [CLS] bad [SEP]"
     assert tokenizer.decode(example.inputs["input_ids"]) == both
     assert example.target.starts == (5, 5)

@@ -53,6 +53,8 @@ class Terminal(Watcher):
             )
         if left_out := sum(map(len, session.learning.left_out.values())):
             self.console.print(f"[yellow]{left_out:,} rows do not fit and are left out; results.json lists them[/]")
+        for note in session.learning.notes:
+            self.console.print(f"note: {note}", style="yellow", markup=False)
 
     def on_stage(self, number: int, stage: Any, moving: Any, plan: Any, progress: Any) -> None:
         """Begin a bar."""

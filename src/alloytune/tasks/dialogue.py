@@ -81,6 +81,11 @@ def give_template(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.chat_template = PLAIN_TEMPLATE
 
 
+def has_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell a chat template that came with the model from the plain one, and from none."""
+    return getattr(tokenizer, "chat_template", None) not in (None, "", PLAIN_TEMPLATE)
+
+
 def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """Write a conversation down to where the assistant is to answer."""
     return _render(messages, tokenizer, prompt=True)

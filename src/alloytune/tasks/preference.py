@@ -14,7 +14,14 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from alloytune.data.rules import Rules, Sieved, sieve_by
 from alloytune.errors import InputError
-from alloytune.tasks.dialogue import Message, UnfitChatError, give_template, mark_answers, read_messages
+from alloytune.tasks.dialogue import (
+    Message,
+    UnfitChatError,
+    give_template,
+    has_own_template,
+    mark_answers,
+    read_messages,
+)
 from alloytune.tasks.dpo import answer_logps, dpo_losses
 from alloytune.tasks.marked import Cut, Marked, cut, last_answer, mark_after
 from alloytune.tasks.masking import IGNORED
@@ -107,6 +114,7 @@ class Preference:
         if not set(_SIDES) <= set(table.columns):
             what = "a model of preferences answers nothing; it is scored on prompt, chosen and rejected"
             raise InputError("preference", what, "score it with evaluate, or let it write with generate")
+        notes = _note_texts(table["prompt"]) if has_own_template(tokenizer) else ()
         give_template(tokenizer)
         examples, left_out, num_cut = [], [], 0
         for name, row in zip(row_names(table), table.to_dicts(), strict=True):
@@ -121,7 +129,7 @@ class Preference:
             )
             inputs = {"input_ids": [token for marked in kept for token in marked.ids]}
             examples.append(Example(name, inputs, Pair(lengths, starts)))
-        return Encoded(examples, num_cut, tuple(left_out))
+        return Encoded(examples, num_cut, tuple(left_out), notes)
 
     def anchored(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> list[Example]:
         """Give the examples with the log-probabilities that the loss compares with."""
@@ -234,6 +242,13 @@ def _unfit(given: Mapping[str, str]) -> str | None:
     if not all(answer.strip() for answer in answers):
         return "an answer is empty"
     return "both answers are the same" if len(answers) == 2 and answers[0] == answers[1] else None
+
+
+def _note_texts(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Say how many prompts are texts, which a model that has a chat template is not used to."""
+    number = sum(not _is_structured(prompt) for prompt in prompts)
+    what = "as texts, not in the model's chat template; write messages to have it"
+    return (f"{number:,} prompts are taken {what}",) if number else ()
 
 
 def _is_structured(cell: str) -> bool:
