@@ -139,8 +139,9 @@ def _read_message(message: Any) -> Message:
 def _read_content(content: Any, role: str) -> str:
     """Read a text, or parts of text as one."""
     parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else part for part in parts]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    given = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else part for part in parts]
+    texts = [text for text in given if isinstance(text, str)]
+    if not texts or len(texts) < len(parts):
         raise UnfitChatError(f"a message of the {role} holds no text")
     return "".join(texts)
 
