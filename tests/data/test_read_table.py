@@ -19,6 +19,7 @@ from alloytune.data.read import read_table
 from alloytune.errors import InputError
 from alloytune.tasks.labels import sort_naturally
 from data.example_tables import labelled
+from tasks.tables import TABLES
 
 
 def refusal(path: Path, content: bytes | None = None, encoding: str = "utf-8") -> str:
@@ -81,6 +82,15 @@ def test_lists_are_read_however_they_are_held() -> None:
     cells = parse_table(pd.DataFrame({"cell": [*held, talk]}))["cell"].to_list()
     assert cells[:4] == ['["b", "a"]'] * 3 + ['["a", "b"]']
     assert cells[4:] == ["[1, 2]", "3", '[{"role": "user", "parts": ["x"], "n": 1}]']
+
+
+@pytest.mark.parametrize("task", ["tagging", "multilabel"])
+def test_a_table_of_pandas_with_lists_in_it_is_that_of_a_file(task: str) -> None:
+    table = TABLES[task](20)
+    frame = pd.DataFrame(table.to_dict(as_series=False))
+    for column in set(table.columns) - {"text"}:
+        frame[column] = [np.array(json.loads(cell), dtype=object) for cell in table[column]]
+    assert parse_table(frame).equals(table)
 
 
 def test_a_mark_and_semicolons_of_spreadsheets_are_read(tmp_path: Path) -> None:
