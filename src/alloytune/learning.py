@@ -19,6 +19,7 @@ class Learning:
     examples: Mapping[str, Sequence[Example]]
     num_cut: Mapping[str, int]  # rows by split that lost tokens
     left_out: Mapping[str, list[list[str]]] = field(default_factory=dict)  # row and reason by split, none if encoded
+    notes: tuple[str, ...] = ()  # on the rows of train
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def encode_splits(
         {split: one.examples for split, one in encoded.items()},
         {split: one.num_cut for split, one in encoded.items()},
         {split: [list(row) for row in one.left_out] for split, one in encoded.items() if one.left_out},
+        encoded["train"].notes,
     )
 
 

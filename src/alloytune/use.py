@@ -12,7 +12,7 @@ import polars as pl
 from alloytune.build.data import build_rules
 from alloytune.build.session import build_architecture
 from alloytune.data.clean import drop_missing, repair, strip
-from alloytune.data.columns import require_columns
+from alloytune.data.columns import add_stand_ins, require_columns
 from alloytune.data.parse import parse_table
 from alloytune.data.rules import Sieved
 from alloytune.errors import InputError
@@ -146,6 +146,7 @@ class Tuned:
         if unread := [name for name in given if name not in names]:
             raise InputError("columns", f"the run reads no {unread[0]}", f"name columns for {', '.join(names)}")
         own = {name: given.get(name, self.recipe.columns[name]) for name in names}
+        table = add_stand_ins(table, own, build_rules(self.recipe).stand_ins)
         has_own = all(column in table.columns for column in own.values())
         if not given and not has_own and all(name in table.columns for name in own):
             return table.select(list(own))

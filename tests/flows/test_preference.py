@@ -3,7 +3,6 @@
 import io
 import json
 import random
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from alloytune.record.folder import RunFolder
 from alloytune.report.tables import print_places
 from alloytune.stages.anchoring import anchor
 from alloytune.talk import load_writer
-from alloytune.tasks.preference import Preference, _sift
+from alloytune.tasks.preference import Preference
 from alloytune.train.loop import add_gradients
 from flows.test_pace import carry_out_stages
 from flows.test_resume import weights
@@ -204,45 +203,38 @@ def test_conversations_go_through_the_template(llama: Path) -> None:
         "{% if add_generation_prompt %}{{ '[CLS]' }}{% endif %}"
     )
     (example,) = Preference(0.1).encode(table, tokenizer, None).examples
+    encoded = Preference(0.1).encode(pl.concat([table, make_pairs(3)]), tokenizer, None)
+    assert encoded.notes == (
+        "3 prompts are taken as texts, not in the model's chat template; write messages to have it",
+    )
+    assert Preference(0.1).encode(table, tokenizer, None).notes == ()
     both = "[CLS] a plot [SEP] [CLS] good [SEP] [CLS] a plot [SEP] [CLS] bad [SEP]"
     assert tokenizer.decode(example.inputs["input_ids"]) == both
     assert example.target.starts == (5, 5)
 
 
-def test_whole_conversations_are_the_prompt_and_its_answers(llama: Path) -> None:
-    """As UltraFeedback has them: the prompt's text beside, and again as the first turn of both conversations."""
-    asked = {"role": "user", "content": "a plot"}
-    talks = [[asked, {"role": "assistant", "content": word}] for word in ("good", "bad")]
-    other = [{**asked, "content": "a film"}, talks[0][1]]
-    tokenizer, task = make_session(llama).tokenizer, Preference(0.1)
-    rows = {"prompt": ["a plot"] * 2, "chosen": [talks[0]] * 2, "rejected": [talks[1], other]}
-    table = pl.DataFrame(
-        {key: [v if isinstance(v, str) else json.dumps(v) for v in column] for key, column in rows.items()}
-    )
-    kept, dropped = _sift(table.with_columns(row=pl.lit("1"), split=pl.lit("train")).select("row", "split", *rows))
-    assert [drop.detail for drop in dropped] == ["the answers are to different conversations"]
-    (example,) = task.encode(kept, tokenizer, None).examples
-    plain = pl.DataFrame({"prompt": [json.dumps([asked])], "chosen": ["good"], "rejected": ["bad"]})
-    assert example == replace(task.encode(plain, tokenizer, None).examples[0], row=example.row)
-
-
-def test_texts_that_run_into_one_another_are_noted(llama: Path) -> None:
-    settings = build_data_settings(make_session(llama).recipe)
-    for table, is_noted in (
-        (make_pairs(40), False),
-        (make_pairs(40).with_columns(pl.col("chosen").str.strip_chars_start()), True),
-    ):
-        assert any("without a blank" in note for note in prepare(settings, table).audit.warnings) == is_noted
+def test_answers_are_learned_whether_or_not_a_blank_stands_before_them(llama: Path) -> None:
+    """As in generation: no token reaches from the prompt into an answer, and blanks at their seam are kept."""
+    table = make_pairs(40).with_columns(pl.col("prompt").str.strip_suffix(" :"))
+    for rows in (table, table.with_columns(pl.col("chosen", "rejected").str.strip_chars())):
+        session = make_session(llama, rows)
+        read = prepare(build_data_settings(session.recipe), rows).train
+        assert set(read["chosen"]) <= set(rows["chosen"])
+        for example in session.examples["train"]:
+            pair = example.target
+            assert [length - start for length, start in zip(pair.lengths, pair.starts, strict=True)] == [3, 2]
 
 
 def test_pairs_that_teach_nothing_are_listed(llama: Path) -> None:
-    same = pl.DataFrame({"prompt": ["one :", "two :"], "chosen": [" good", '[{"role": "nobody", "content": "x"}]']})
+    odd = [" good", '[{"role": "nobody", "content": "x"}]', " "]
+    same = pl.DataFrame({"prompt": ["one :", "two :", "three :"], "chosen": odd})
     table = pl.concat([make_pairs(40), same.with_columns(rejected=pl.lit(" good"))])
     recipe = make_session(llama).recipe
     dropped = prepare(build_data_settings(recipe), table).audit.dropped
     assert [(drop.reason, drop.detail) for drop in dropped] == [
         ("no pair of answers", "both answers are the same"),
         ("no pair of answers", "a message is of nobody known: role 'nobody'"),
+        ("no pair of answers", "an answer is empty"),
     ]
 
 

@@ -65,6 +65,11 @@ def test_summaries_are_one_sentence() -> None:
         shipped_text("hybird")
 
 
+def test_a_blank_may_part_labels() -> None:
+    written = {"task": {"multilabel": {"separator": " "}}, "stages": [STAGE]}
+    assert recipe_from(written).task_settings["separator"] == " "
+
+
 def test_yaml_is_1_2(tmp_path: Path) -> None:
     text = (
         "about: 2026-01-01\nmodel: no\nseed: 010\ndata: {text: yes, label: on, train: 1:30}\n"

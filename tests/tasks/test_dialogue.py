@@ -101,7 +101,40 @@ def test_an_unfit_conversation_is_refused_with_the_reason(template: str, message
 def test_messages_are_read_as_either_format_writes_them() -> None:
     told = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
     plain = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
-    assert read_messages(json.dumps(told)) == read_messages(json.dumps(plain)) == plain
+    parts = [{"role": "User", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}, plain[1]]
+    for written in (told, plain, parts):
+        assert read_messages(json.dumps(written)) == plain
+
+
+def test_turns_are_of_whom_their_other_names_say() -> None:
+    names = ("developer", "HUMAN", "function_call", "observation", "gpt", "Function", "tool")
+    found = read_messages(json.dumps([{"from": name, "value": "x"} for name in names]))
+    assert [message["role"] for message in found] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "tool",
+        "tool",
+    ]
+
+
+def test_a_turn_that_only_calls_tools_is_empty_and_not_learned() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    talk = read_messages(json.dumps([TALK[0], call, {"role": "tool", "content": "4"}, TALK[1]]))
+    assert talk[1] == {"role": "assistant", "content": ""}
+    assert learned_parts(talk, tokenizer_of_bytes(CHATML)) == [TURNS[1] + "<|im_end|>"]
+
+
+@pytest.mark.parametrize("template", [CHATML, MISTRAL, MARKED], ids=["chatml", "mistral", "marked"])
+@pytest.mark.parametrize("change", [{"weight": 0}, {"content": " "}])
+def test_turns_that_are_empty_or_weigh_nothing_are_not_learned(template: str, change: dict[str, Any]) -> None:
+    tokenizer = tokenizer_of_bytes(template)
+    whole = learned_parts(TALK, tokenizer)
+    for place in (0, 1):
+        cell = json.dumps([{**message, **change} if n == 1 + 2 * place else message for n, message in enumerate(TALK)])
+        assert learned_parts(read_messages(cell), tokenizer) == [whole[1 - place]]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +146,9 @@ def test_messages_are_read_as_either_format_writes_them() -> None:
         ('["hello"]', "no mapping"),
         ('[{"role": "narrator", "content": "x"}]', "'narrator'"),
         ('[{"role": "user", "content": null}]', "no text"),
+        ('[{"role": "assistant", "content": null}]', "no text"),
+        ('[{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]', "no text"),
+        ('[{"role": "assistant", "content": "x", "weight": 0.5}]', "the weight 0.5"),
     ],
 )
 def test_a_cell_that_holds_no_conversation_is_refused(cell: str, why: str) -> None:
@@ -126,32 +162,3 @@ def test_an_instruction_becomes_a_question_and_an_answer() -> None:
         {"role": "assistant", "content": "Short."},
     ]
     assert instruction_messages("Sing.", "", None) == [{"role": "user", "content": "Sing."}]
-
-
-@pytest.mark.parametrize(
-    "turn",
-    [
-        {"from": "function_call", "value": "yes"},
-        {"role": "Assistant", "content": [{"type": "text", "text": "y"}, {"type": "text", "text": "es"}]},
-        {"role": "MODEL", "content": ["yes"]},
-    ],
-)
-def test_turns_of_other_formats_mean_the_same(turn: dict[str, Any]) -> None:
-    given = [{"role": "developer", "content": "Be brief."}, {"from": "Human", "value": "Is it?"}, turn]
-    told = [("system", "Be brief."), ("user", "Is it?"), ("assistant", "yes")]
-    read = read_messages(json.dumps(given))
-    assert read == [{"role": role, "content": content} for role, content in told]
-
-
-@pytest.mark.parametrize("content", [None, [], 3, [{"type": "image_url", "image_url": {}}]])
-def test_what_is_no_text_is_told(content: Any) -> None:
-    with pytest.raises(UnfitChatError, match="a message of the user holds no text"):
-        read_messages(json.dumps([{"role": "user", "content": content}]))
-
-
-def test_a_turn_that_says_nothing_is_not_learned() -> None:
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
-    given = [*TALK[:1], call, {"role": "tool", "content": "found"}, TALK[1], TALK[2], {**TALK[3], "content": " "}]
-    talk, tokenizer = read_messages(json.dumps(given)), tokenizer_of_bytes(CHATML)
-    assert learned_parts(talk, tokenizer) == [f"{TURNS[1]}<|im_end|>"]
-    assert split_last_answer(talk) == (talk[:3], TURNS[1])

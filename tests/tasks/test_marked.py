@@ -1,5 +1,7 @@
 """Tokens that are learned, and what a limit takes."""
 
+import pytest
+
 import tiny
 from alloytune.tasks.marked import Marked, cut, cut_right, last_answer, mark_after, prompt_ids
 from templates import tokenizer_of_bytes
@@ -22,6 +24,22 @@ def test_an_answer_stands_behind_its_prompt_with_an_end_token() -> None:
     assert words.convert_ids_to_tokens(found.ids) == ["[CLS]", "the", "film", "was", "good", "[SEP]"]
     assert found.learned == [NO, NO, NO, NO, YES, YES]
     assert found.ids[:4] == prompt_ids("the film was", words)
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [("the film was 5", "good"), ("the film ", "was good"), ("a", "meal")])
+def test_no_token_reaches_from_the_prompt_into_the_answer(prompt: str, answer: str) -> None:
+    words = tiny.make_tokenizer()
+    found = mark_after(prompt, answer, words)
+    before, own = prompt_ids(prompt, words), words(answer, add_special_tokens=False)["input_ids"]
+    assert found.ids == [*before, *own, words.eos_token_id]
+    assert found.learned == [NO] * len(before) + [YES] * (len(own) + 1)
+
+
+def test_no_token_reaches_across_where_blanks_belong_to_words() -> None:
+    sample = tokenizer_of_bytes(None, sample="Answer: yes")
+    found = mark_after("Answer: ", "yes", sample)
+    assert found.ids[:-4] == prompt_ids("Answer: ", sample)
+    assert found.num_learned == len("yes") + 1
 
 
 def test_a_limit_takes_the_left_of_the_prompt() -> None:

@@ -9,8 +9,6 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import f1_score, label_ranking_average_precision_score, log_loss
 
-from alloytune.errors import InputError
-from alloytune.tasks.label_lists import sift_labels
 from alloytune.tasks.multilabel import Multilabel
 from alloytune.tasks.task import Example, scores_of
 from alloytune.tasks.thresholds import average_precision, best_threshold
@@ -85,40 +83,3 @@ def test_cells_that_are_no_lists_are_dropped_and_listed() -> None:
     audit = with_answers(Multilabel, JSON, pl.DataFrame({"text": TEXTS[:38], "labels": cells})).audit
     assert audit.dropped_by_reason() == {"missing labels": 1, "labels are no list": 4}
     assert "separator" in audit.dropped[1].detail
-
-
-def test_one_and_the_same_list_is_refused() -> None:
-    with pytest.raises(InputError, match="every row has the labels"):
-        with_answers(Multilabel, JSON, pl.DataFrame({"text": TEXTS, "labels": ['["a"]'] * 40}))
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("rows", [None, 150])
-def test_train_has_every_label_that_another_split_asks_for(seed: int, rows: int | None) -> None:
-    texts, cells = [sentence(n) for n in range(300)], [[f"rare{n}"] if n < 10 else [LABELS[n % 3]] for n in range(300)]
-    table = pl.DataFrame({"text": texts, "labels": [json.dumps(cell) for cell in cells]})
-    dataset = with_answers(Multilabel, JSON, table, seed=seed, rows=rows)
-    assert len(Multilabel.learn(JSON, dataset.train).labels) == 13
-    assert [dataset.validation.height, dataset.test.height] == pytest.approx([(rows or 300) / 10] * 2, abs=5)
-
-
-def test_too_few_rows_for_the_labels_of_another_split_are_refused() -> None:
-    cells = [json.dumps([f"label{n % 30}"]) for n in range(300)]
-    table = pl.DataFrame({"text": [sentence(n) for n in range(300)], "labels": cells})
-    with pytest.raises(InputError, match=r'^data.rows: 12 rows leave train none with "label\d+".*allow more rows'):
-        with_answers(Multilabel, JSON, table, rows=12)
-
-
-def test_a_json_list_is_one_whatever_stands_between_labels_elsewhere() -> None:
-    cells = ['["film", "meal"]', "film; meal", '["film; meal"]', "[]"]
-    kept, dropped = sift_labels(pl.DataFrame({"row": "1", "split": "train", "labels": cells}), ";")
-    assert not dropped
-    assert [json.loads(cell) for cell in kept["labels"]] == [["film", "meal"], ["film", "meal"], ["film; meal"], []]
-    kept, _ = sift_labels(pl.DataFrame({"row": "1", "split": "train", "labels": ["film meal"]}), " ")
-    assert json.loads(kept["labels"][0]) == ["film", "meal"]
-
-
-def test_marks_instead_of_names_are_noted() -> None:
-    cells = [json.dumps([n % 2, n % 3 % 2, 0]) for n in range(40)]
-    found = with_answers(Multilabel, JSON, pl.DataFrame({"text": TEXTS, "labels": cells}))
-    assert any("the labels are 0 and 1 alone" in warning for warning in found.audit.warnings)

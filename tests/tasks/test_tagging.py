@@ -16,7 +16,7 @@ from alloytune.models.load import load_tokenizer
 from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.tagging import Tagging
 from alloytune.tasks.task import scores_of
-from alloytune.tasks.words import is_on_words, read_sentences, spans_of, tag_words
+from alloytune.tasks.words import is_on_words, spans_of, tag_words
 from data.example_tables import sentence, with_answers
 from tasks.tables import spanned, tagged
 
@@ -105,12 +105,19 @@ def dropped(form: tuple[str, str], cells: list[tuple[str, Any]]) -> dict[str, li
 
 
 def test_tags_that_do_not_fit_are_dropped_and_listed() -> None:
-    odd = [('["x", "y"]', '["O"]'), ("p q", "O B-X"), ('["v"]', "[3]"), ("[]", "[]"), ('["w"]', None)]
+    odd = [
+        ('["x", "y"]', '["O"]'),
+        ("p q", "O B-X"),
+        ('["v"]', "[3]"),
+        ('["u"]', '["PER-B"]'),
+        ("[]", "[]"),
+        ('["w"]', None),
+    ]
     assert dropped(("tokens", "tags"), odd) == {
         "missing tags": [""],
         "no tokens": ["an empty list"],
         "tags do not match the tokens": ["2 tokens, 1 tags"],
-        "no BIO tag": ["'3'; tags are O, B-TYPE, I-TYPE"],
+        "no BIO tag": [f"'{tag}' (tags are O, B-TYPE, I-TYPE)" for tag in ("3", "PER-B")],
     }
 
 
@@ -134,33 +141,39 @@ def test_spans_that_do_not_fit_are_dropped_and_listed() -> None:
         (text + " b", '[[3, 3, "X"]]'),
         (text + " c", '[[0, 5, "X"], [3, 9, "Y"]]'),
         (text + " d", "somewhere"),
-        (text + " e", '[{"start": 0, "end": "5th", "label": "X"}]'),
+        (text + " e", '[{"start": 0, "end": "5.5", "label": "X"}]'),
+        (text + " g", '[{"start": 0, "end": 6, "labels": ["X", "Y"]}]'),
+        (text + " h", '[[0, true, "X"]]'),
+        (text + " i", '[[0, 6, " "]]'),
         (text + " f", '[{"start": 0, "end": 6, "label": "X"}]'),
     ]
     found = dropped(("text", "spans"), odd)
     assert list(found) == ["spans cannot be read", "span outside its text", "spans overlap"]
-    assert [len(details) for details in found.values()] == [2, 3, 1]
+    assert [len(details) for details in found.values()] == [5, 3, 1]
     assert "[0, 999, 'X']" in found["span outside its text"][0]
 
 
 @pytest.mark.parametrize(
-    "span",
+    "written",
     [
-        {"start_offset": 0, "end_offset": 6, "labels": ["Job Title"]},
-        {"start": "0", "end": 6.0, "entity_group": " Job  Title"},
-        {"start": 0, "end": 6, "type": "Job Title"},
-        [0, 6, "Job Title"],
+        {"start_offset": 0, "end_offset": 6, "entity_group": "Job Title"},
+        {"start": "0", "end": 6.0, "type": "Job Title"},
+        {"start": 0, "end": "6.0", "tag": " Job Title"},
+        {"start": 0, "end": 6, "labels": ["Job Title"], "label": None},
+        ["0", 6, "Job Title"],
     ],
 )
-def test_spans_of_other_tools_mean_the_same(span: Any) -> None:
-    odd = pl.DataFrame([(sentence(1) + " f", json.dumps([span]))], schema=["text", "spans"], orient="row")
-    dataset = with_answers(Tagging, {}, pl.concat([spanned(40), odd]))
-    assert not dataset.audit.dropped
-    everything = pl.concat([dataset.train, dataset.validation, dataset.test])
-    (cell,) = everything.filter(pl.col("text").str.ends_with(" f"))["spans"]
-    assert json.loads(cell) == [[0, 6, "Job Title"]]
-    (read,) = read_sentences(pl.DataFrame({"text": [sentence(1) + " f"], "spans": [cell]}))
-    assert spans_of(read.tags or [], read.offsets)[0][2] == "Job Title"
+def test_spans_are_read_however_they_are_written(bert: Path, written: Any) -> None:
+    """Their type comes back as it was named, with its blanks."""
+    table = pl.DataFrame({"text": [sentence(n) for n in range(40)], "spans": [json.dumps([written])] * 40})
+    train = with_answers(Tagging, {}, table).train
+    assert set(train["spans"]) == {'[[0, 6, "Job Title"]]'}
+    task = Tagging.learn({}, train)
+    assert task.labels == ("O", "B-Job Title", "I-Job Title")
+    (example,) = task.encode(train.head(1), load_tokenizer(str(bert)), None).examples
+    answer = np.eye(3)[[1] + [0] * (len(example.target.positions) - 1)]
+    (spans,) = task.table([answer], [example])["spans"]
+    assert [kind for *_, kind in json.loads(spans)] == ["Job Title"]
 
 
 def test_a_table_without_entities_is_refused() -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfi
 
 import tiny
 from alloytune.data.clean import strip
-from alloytune.tasks.asked import Form, form_of, rules_for
+from alloytune.tasks.asked import Asked, Form, ask, form_of, rules_for
 from alloytune.tasks.generation import Generation
 from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.task import scores_of
@@ -135,6 +135,22 @@ def test_conversations_that_teach_nothing_are_dropped_and_others_end_on_an_answe
         ("a", "no assistant turn"),
     ]
     assert json.loads(kept["messages"][0]) == talks[1][:2]
+
+
+@pytest.mark.parametrize("last", [{"content": " "}, {"content": "Never.", "weight": 0}])
+def test_a_conversation_ends_on_an_answer_that_is_learned(last: dict[str, Any]) -> None:
+    unlearned = {"role": "assistant", **last}
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "?"}]
+    cells = [json.dumps([*talk, unlearned]), json.dumps([talk[0], unlearned])]
+    table = pl.DataFrame({"row": ["a", "b"], "split": ["train"] * 2, "messages": cells})
+    kept, dropped = rules_for(["messages"]).answered(table)
+    assert [row.row for row in dropped] == ["b"]
+    assert json.loads(kept["messages"][0]) == talk[:2]
+
+
+def test_an_empty_last_turn_is_still_to_be_written() -> None:
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]
+    assert ask({"messages": json.dumps(talk)}, "messages") == Asked((talk[0],))
 
 
 def test_a_decoder_is_asked_to_translate_and_an_encoder_reads_the_source(tmp_path: Path) -> None:

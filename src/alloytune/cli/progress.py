@@ -58,6 +58,8 @@ class Terminal(Watcher):
             self.console.print(cut, style="yellow", markup=False)
         if left_out := tell_left_out(count_reasons(session.learning.left_out)):
             self.console.print(f"{left_out}; results.json lists them", style="yellow", markup=False)
+        for note in session.learning.notes:
+            self.console.print(f"note: {note}", style="yellow", markup=False)
 
     def on_stage(self, number: int, stage: Any, moving: Any, plan: Any, progress: Any) -> None:
         """Begin a bar."""

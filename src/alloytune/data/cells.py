@@ -13,7 +13,10 @@ PANDAS_MISSING = ("NAType", "NaTType")  # told by name, since pandas is no depen
 
 
 def as_string(value: object) -> str | None:
-    """Give a cell as a string: `1.0` as "1" (a nullable integer column is often floats), NaN, NA and NaT as missing."""
+    """Give a cell as a string: `1.0` as "1" (a nullable integer column is often floats), NaN, NA and NaT as missing.
+
+    Lists, however they are held, and mappings become JSON.
+    """
     match value:
         case None:
             return None
@@ -26,10 +29,10 @@ def as_string(value: object) -> str | None:
             if math.isnan(value):
                 return None
             return str(int(value)) if value.is_integer() else str(value)
-        case np.ndarray() | tuple() | set():
-            return as_string(list(value))
-        case list() | dict():
+        case list() | tuple() | dict():
             return json.dumps(value, ensure_ascii=False, default=_as_json)
+        case set() | frozenset() | np.ndarray():
+            return as_string(_as_json(value))
         case bytes():
             return value.decode("utf-8", "replace")
         case np.generic():
@@ -40,17 +43,23 @@ def as_string(value: object) -> str | None:
             return str(value)
 
 
-def _as_json(value: object) -> object:
-    """Give what JSON has no word for, within a cell: arrays as lists, NumPy's numbers as numbers, all else as text."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
-
-
 def as_strings(table: pl.DataFrame, where: Path | str = "table") -> pl.DataFrame:
     """Give every column of a table as strings, and the columns' names without blanks around them."""
     names = [name.strip() for name in table.columns]
     require_unique(where, names)
     columns = zip(names, table.get_columns(), strict=True)
     return pl.DataFrame([_column_as_strings(column).alias(name) for name, column in columns])
+
+
+def _as_json(value: object) -> object:
+    """Give what JSON has no form of as what it has: arrays are what pandas makes of the lists in Parquet."""
+    match value:
+        case np.ndarray() | np.generic():
+            return value.tolist()
+        case set() | frozenset():
+            return sorted(value, key=str)
+        case _:
+            return as_string(value)
 
 
 def _column_as_strings(column: pl.Series) -> pl.Series:

@@ -1,12 +1,23 @@
 """What a table must have: the columns named, each once, and rows."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from alloytune.errors import InputError
+
+
+def add_stand_ins(table: pl.DataFrame, columns: Mapping[str, str], stand_ins: Mapping[str, str]) -> pl.DataFrame:
+    """Give a table the columns that it lacks from those that stand in for them; one called otherwise is not replaced.
+
+    `columns` are the names in the table, by the task's own names.
+    """
+    for name, other in stand_ins.items():
+        if columns.get(name) == name and name not in table.columns and columns.get(other) in table.columns:
+            table = table.with_columns(pl.col(columns[other]).alias(name))
+    return table
 
 
 def require_columns(table: pl.DataFrame, where: Path | str, columns: Sequence[str]) -> None:

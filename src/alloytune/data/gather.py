@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from alloytune.data.cells import as_strings
-from alloytune.data.columns import require_columns, require_rows, require_unique
+from alloytune.data.columns import add_stand_ins, require_columns, require_rows, require_unique
 from alloytune.data.read import read_table
 from alloytune.data.settings import DataSettings
 from alloytune.errors import InputError
@@ -48,9 +48,10 @@ def read_sources(settings: DataSettings, table: pl.DataFrame | None) -> list[Sou
 
 def _choose_columns(source: Source, settings: DataSettings) -> Source:
     _require_written_so(source, settings)
-    require_columns(source.table, source.where, list(settings.columns.values()))
-    number = pl.int_range(1, source.table.height + 1).cast(pl.String)
-    table = source.table.select(
+    table = add_stand_ins(source.table, settings.columns, settings.rules.stand_ins)
+    require_columns(table, source.where, list(settings.columns.values()))
+    number = pl.int_range(1, table.height + 1).cast(pl.String)
+    table = table.select(
         (pl.lit(f"{source.name}:") + number).alias("row"),
         pl.lit(source.split).alias("split"),
         *(pl.col(theirs).alias(ours) for ours, theirs in settings.columns.items()),

@@ -1,7 +1,7 @@
 """What a task says of its rows: which columns are read and learned, what makes a row or a split unfit."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -48,7 +48,8 @@ class Rules:
     """How the rows of a task are cleaned, split and counted; a table's cells are strings, lists among them as JSON.
 
     `texts` are the columns that a model reads: a row needs all but those that are `optional`, and rows are compared by
-    them. `answers` are those that it learns. `mended` are the columns whose white space and characters may be changed.
+    them. `stand_ins` names for some columns the one that holds the same among other things, for tables without them.
+    `answers` are those that it learns. `mended` are the columns whose white space and characters may be changed.
     `strips` tells whether white space at the ends of texts and answers is nothing. `sift` brings answers into one form
     and drops rows whose answers cannot be used; columns may be absent. `answered` drops rows that hold a question
     without its answer, where both stand in one column; it is not asked about rows that are to be answered. `strata`
@@ -61,6 +62,7 @@ class Rules:
     texts: tuple[str, ...]
     answers: tuple[str, ...]
     optional: frozenset[str] = frozenset()
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
     mended: tuple[str, ...] = ()
     strips: bool = True
     sift: Callable[[pl.DataFrame], Sieved] = keep_all

@@ -83,8 +83,8 @@ def _ask_messages(cell: str) -> Asked:
     messages = read_messages(cell)
     if messages[-1]["role"] != "assistant":
         return Asked(tuple(messages))
-    before, wanted = split_last_answer(messages)
-    return Asked(tuple(before), wanted=wanted)
+    last = messages[-1]["content"]
+    return Asked(tuple(messages[:-1]), wanted=last if last.strip() else None)
 
 
 def _drop_unreadable(table: pl.DataFrame) -> Sieved:
@@ -93,7 +93,7 @@ def _drop_unreadable(table: pl.DataFrame) -> Sieved:
 
 
 def _drop_unanswered(table: pl.DataFrame) -> Sieved:
-    """Drop conversations in which the assistant says nothing; cut the others behind its last turn."""
+    """Drop conversations in which the assistant says nothing; cut the others behind its last turn that is learned."""
     details = [_why_not(cell, require_answer) for cell in table["messages"]]
     kept, dropped = sieve_by(table, details, "no assistant turn")
     return kept.with_columns(pl.Series("messages", map(_through_last_answer, kept["messages"]), pl.String)), dropped

@@ -3,14 +3,16 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from alloytune.data.cells import as_string
 from alloytune.tasks.marked import Marked, Span, mark
 
-Message = dict[str, str]  # role and content
+Message = dict[str, str]  # role and content; weight "0" where it is not to be learned
 
 ROLES = ("system", "user", "assistant", "tool")
 _OTHER_NAMES = {
@@ -18,10 +20,10 @@ _OTHER_NAMES = {
     "gpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
-    "developer": "system",
     "function_call": "assistant",
     "function": "tool",
     "observation": "tool",
+    "developer": "system",
 }
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -43,7 +45,7 @@ class UnfitChatError(ValueError):
 def read_messages(cell: str) -> list[Message]:
     """Read a conversation from JSON: a list of {role, content}, or of {from, value} as ShareGPT writes them.
 
-    Content may be a list of parts, which must be texts; a turn that calls tools may have none.
+    Content in parts of text is joined; a turn of the assistant that calls tools may have none, and is empty.
     Raises UnfitChatError where it is no such list.
     """
     try:
@@ -62,9 +64,14 @@ def instruction_messages(instruction: str, given: str | None, output: str | None
     return messages if output is None else [*messages, {"role": "assistant", "content": output}]
 
 
+def is_learned(message: Message) -> bool:
+    """Tell whether a turn is the assistant's, says something, and is not weighed with 0."""
+    return message["role"] == "assistant" and bool(message["content"].strip()) and message.get("weight") != "0"
+
+
 def require_answer(messages: Sequence[Message]) -> None:
-    """Raise UnfitChatError where the assistant says nothing."""
-    if not any(map(_answers, messages)):
+    """Raise UnfitChatError where the assistant says nothing that is learned."""
+    if not any(map(is_learned, messages)):
         raise UnfitChatError("no assistant turn")
 
 
@@ -74,24 +81,28 @@ def give_template(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.chat_template = PLAIN_TEMPLATE
 
 
+def has_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell a chat template that came with the model from the plain one, and from none."""
+    return getattr(tokenizer, "chat_template", None) not in (None, "", PLAIN_TEMPLATE)
+
+
 def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """Write a conversation down to where the assistant is to answer."""
     return _render(messages, tokenizer, prompt=True)
 
 
 def split_last_answer(messages: Sequence[Message]) -> tuple[list[Message], str]:
-    """Give what stands before the last turn in which the assistant says something, and what it says there.
+    """Give what stands before the assistant's last turn that is learned, and what it says there.
 
     Raises UnfitChatError where there is none.
     """
-    places = [n for n, message in enumerate(messages) if _answers(message)]
-    if not places:
-        raise UnfitChatError("no assistant turn")
+    require_answer(messages)
+    places = [n for n, message in enumerate(messages) if is_learned(message)]
     return list(messages[: places[-1]]), messages[places[-1]]["content"]
 
 
 def mark_answers(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Marked:
-    """Tokenize a conversation by the tokenizer's template and mark what the assistant says.
+    """Tokenize a conversation by the tokenizer's template and mark what the assistant says, in turns that are learned.
 
     Where the template marks it itself ({% generation %}), that is taken. Else the conversation is written down to
     each of the assistant's turns, and the turn is what the whole has beyond that: up to and with the special token that
@@ -103,7 +114,7 @@ def mark_answers(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
         return _marked_by_template(messages, tokenizer)
     whole = _render(messages, tokenizer, prompt=False)
     spans = [
-        _find_turn(messages, place, whole, tokenizer) for place, message in enumerate(messages) if _answers(message)
+        _find_turn(messages, place, whole, tokenizer) for place, message in enumerate(messages) if is_learned(message)
     ]
     return mark(whole, spans, tokenizer, special=False)
 
@@ -111,31 +122,28 @@ def mark_answers(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
 def _read_message(message: Any) -> Message:
     if not isinstance(message, Mapping):
         raise UnfitChatError("a message is no mapping of role and content")
-    given = message.get("role", message.get("from"))
-    role = str(given).lower()
-    role = _OTHER_NAMES.get(role, role)
-    if role not in ROLES:
-        raise UnfitChatError(f"a message is of nobody known: role {given!r}")
-    content = _read_content(message.get("content", message.get("value")))
-    if content is None and message.get("tool_calls"):
-        content = ""  # the call itself is not learned
-    if content is None:
+    role = message.get("role", message.get("from"))
+    content = message.get("content", message.get("value"))
+    name = str(role).strip().lower()
+    name = _OTHER_NAMES.get(name, name)
+    if name not in ROLES:
+        raise UnfitChatError(f"a message is of nobody known: role {role!r}")
+    calls = name == "assistant" and bool(message.get("tool_calls") or message.get("function_call"))
+    read = {"role": name, "content": "" if content is None and calls else _read_content(content, name)}
+    weight = as_string(message.get("weight"))
+    if weight not in (None, "0", "1"):
+        raise UnfitChatError(f"a message has the weight {weight}; it is learned (1) or not (0)")
+    return {**read, "weight": "0"} if weight == "0" else read
+
+
+def _read_content(content: Any, role: str) -> str:
+    """Read a text, or parts of text as one."""
+    parts = content if isinstance(content, list) else [content]
+    given = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else part for part in parts]
+    texts = [text for text in given if isinstance(text, str)]
+    if not texts or len(texts) < len(parts):
         raise UnfitChatError(f"a message of the {role} holds no text")
-    return {"role": role, "content": content}
-
-
-def _read_content(content: Any) -> str | None:
-    """Read a text, or a list of parts that are texts; None for anything else."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else None
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-    known = [text for text in texts if isinstance(text, str)]
-    return "".join(known) if len(known) == len(content) > 0 else None
-
-
-def _answers(message: Message) -> bool:
-    """Tell whether the assistant says something."""
-    return message["role"] == "assistant" and bool(message["content"].strip())
+    return "".join(texts)
 
 
 def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, prompt: bool) -> str:
@@ -186,4 +194,16 @@ def _marked_by_template(messages: Sequence[Message], tokenizer: PreTrainedTokeni
         )
     except TemplateError as error:
         raise UnfitChatError(f"the chat template refuses it: {error}") from error
-    return Marked(list(found["input_ids"]), [bool(marked) for marked in found["assistant_masks"]])
+    marked = [bool(marked) for marked in found["assistant_masks"]]
+    return Marked(list(found["input_ids"]), _without_unlearned(messages, marked))
+
+
+def _without_unlearned(messages: Sequence[Message], marked: Sequence[bool]) -> list[bool]:
+    """Take the mark off the turns that are not learned, where the template marks each turn once."""
+    turns = [is_learned(message) for message in messages if message["role"] == "assistant"]
+    if all(turns):
+        return list(marked)
+    run_of = list(accumulate(is_marked and not before for before, is_marked in pairwise([False, *marked])))
+    if max(run_of) != len(turns):
+        raise UnfitChatError("a turn of the assistant is not learned, and the chat template does not tell which it is")
+    return [is_marked and turns[run - 1] for is_marked, run in zip(marked, run_of, strict=True)]

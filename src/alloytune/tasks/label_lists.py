@@ -1,7 +1,7 @@
 """Several labels in one cell of a table: a JSON list, or texts with a character between them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 
@@ -32,20 +32,27 @@ def write_labels(labels: Sequence[str], separator: str | None) -> str:
     return json.dumps(list(labels), ensure_ascii=False) if separator is None else separator.join(labels)
 
 
-def _is_list(cell: str) -> bool:
-    try:
-        return isinstance(json.loads(cell), list)
-    except ValueError:
-        return False
+def num_switches(cells: Iterable[str | None], separator: str | None) -> int:
+    """Give how many labels there are where every cell has a 0 or a 1 for each, which are read as labels; else 0."""
+    found = [_split(cell, separator) for cell in cells if cell]
+    lists = [one for one in found if not isinstance(one, str)]
+    lengths = {len(one) for one in lists}
+    if len(lengths) != 1 or not {label for one in lists for label in one} <= {"0", "1"}:
+        return 0
+    (length,) = lengths
+    return length if length > 1 else 0
 
 
 def _split(cell: str, separator: str | None) -> list[str] | str:
     """Give the labels of a cell, or why there are none to read."""
-    if separator is not None and not _is_list(cell):
-        return [label for part in cell.split(separator) if (label := part.strip())]
     try:
         value = json.loads(cell)
     except ValueError:
+        value = None
+    if separator is not None and not isinstance(value, list):
+        parted = cell.split(separator.strip() or separator)
+        return [label for part in parted if (label := part.strip())]
+    if value is None:
         return f"{cell[:60]!r} is not JSON; write a list, or name the task's separator"
     if not isinstance(value, list) or any(isinstance(label, list | dict | None) for label in value):
         return f"{cell[:60]!r} is no list of texts"

@@ -38,19 +38,22 @@ def mark(text: str, spans: Sequence[Span], tokenizer: PreTrainedTokenizerBase, *
 
     A token that begins before a span and ends in it belongs to what is before: a model that answers is given that much.
     """
-    encoded = _tokenize(text, tokenizer, special=special)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    learned = [end > start and any(first <= start < last for first, last in spans) for start, end in offsets]
-    return Marked(list(ids), learned)
+    return _mark_within(spans, _tokenize(text, tokenizer, special=special))
 
 
 def mark_after(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Marked:
     """Tokenize an answer behind its prompt as they stand; learned are the answer and the end token after it.
 
-    The beginning token, where the tokenizer puts one, stands first.
+    The beginning token, where the tokenizer puts one, stands first. Where a token would reach from the prompt into the
+    answer they are tokenized apart: a model that answers is given the prompt alone, and all of the answer is learned.
     """
-    marked = mark(prompt + answer, [(len(prompt), len(prompt) + len(answer))], tokenizer, special=True)
-    ids, learned = _without_end(marked, prompt + answer, tokenizer)
+    seam, text = len(prompt), prompt + answer
+    encoded = _tokenize(text, tokenizer, special=True)
+    if any(start < seam < end for start, end in encoded["offset_mapping"]):
+        before, own = prompt_ids(prompt, tokenizer), _tokenize(answer, tokenizer, special=False)["input_ids"]
+        ids, learned = [*before, *own], [False] * len(before) + [True] * len(own)
+    else:
+        ids, learned = _without_end(_mark_within([(seam, len(text))], encoded), text, tokenizer)
     end = tokenizer.eos_token_id
     return Marked(ids, learned) if end is None else Marked([*ids, end], [*learned, True])
 
@@ -105,6 +108,12 @@ def _tokenize(text: str, tokenizer: PreTrainedTokenizerBase, *, special: bool) -
             "save a fast tokenizer (tokenizer.json) beside the model",
         )
     return tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, return_attention_mask=False)
+
+
+def _mark_within(spans: Sequence[Span], encoded: Any) -> Marked:
+    offsets = encoded["offset_mapping"]
+    learned = [end > start and any(first <= start < last for first, last in spans) for start, end in offsets]
+    return Marked(list(encoded["input_ids"]), learned)
 
 
 def _without_end(marked: Marked, text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:

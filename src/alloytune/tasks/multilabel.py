@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from alloytune.data.rules import Counts, Given, Rules
 from alloytune.errors import InputError
-from alloytune.tasks.label_lists import read_labels, sift_labels, write_labels
+from alloytune.tasks.label_lists import num_switches, read_labels, sift_labels, write_labels
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
@@ -55,7 +55,7 @@ class Multilabel:
             taught=lambda rows: [frozenset(read_labels(cell)) for cell in rows["labels"]],
             require=_require,
             count=_count,
-            warn=_warn,
+            warn=partial(_warn, settings["separator"]),
         )
 
     @classmethod
@@ -168,6 +168,8 @@ class Multilabel:
 
 TASK = Multilabel
 
+_NAMES = 'where 1 stands for a label that the row has, write the names of those, as in ["ui", "crash"]'
+
 
 def _count(rows: pl.DataFrame) -> dict[str, int]:
     """Count the rows of each label, labels in natural order."""
@@ -178,15 +180,15 @@ def _count(rows: pl.DataFrame) -> dict[str, int]:
 def _require(given: Given) -> None:
     """Raise an InputError where train teaches no label, or the same to every row, or a split has unknown ones."""
     if given.split == "train" and given.rows["labels"].n_unique() < 2:
-        raise InputError(
-            given.where, f"every row has the labels {given.rows['labels'][0]}", "give rows with different labels"
-        )
+        labels = given.rows["labels"][0]
+        remedy = _NAMES if labels == '["0", "1"]' else "give rows with different labels"
+        raise InputError(given.where, f"every row has the labels {labels}", remedy)
     require_known(given.where, given.split, pl.Series(list(_count(given.rows))), _count(given.train))
 
 
-def _warn(read: pl.DataFrame, kept: pl.DataFrame, counts: Counts) -> list[str]:
+def _warn(separator: str | None, read: pl.DataFrame, kept: pl.DataFrame, counts: Counts) -> list[str]:
     few = [label for label, number in counts["train"].items() if number < FEW_ROWS]
     warnings = [f"fewer than {FEW_ROWS} training rows for {len(few)} label(s): {name_some(few)}"] if few else []
-    if set(counts["train"]) == {"0", "1"}:
-        warnings.append("the labels are 0 and 1 alone; where cells are lists of marks, write names instead")
+    if number := num_switches(read["labels"], separator):
+        warnings.append(f'every cell has {number} times 0 or 1, read as the labels "0" and "1"; {_NAMES}')
     return warnings

@@ -1,6 +1,5 @@
 """Preferences: of two answers to a prompt the chosen one shall become likelier, by DPO (Rafailov et al. 2023)."""
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -12,19 +11,25 @@ from scipy.special import expit
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from alloytune.data.rules import Counts, Rules, Sieved, sieve_by
+from alloytune.data.rules import Rules
 from alloytune.errors import InputError
-from alloytune.tasks.dialogue import Message, UnfitChatError, give_template, mark_answers, read_messages
+from alloytune.tasks.dialogue import (
+    UnfitChatError,
+    give_template,
+    has_own_template,
+    mark_answers,
+    read_messages,
+)
 from alloytune.tasks.dpo import answer_logps, dpo_losses
 from alloytune.tasks.marked import Cut, Marked, cut, last_answer, mark_after
 from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.objectives import objective_of
+from alloytune.tasks.pairs import SIDES, STAND_INS, is_structured, read_answer, sift_pairs
 from alloytune.tasks.target_logits import target_logits
 from alloytune.tasks.task import Batch, Encoded, Example
 from alloytune.tasks.texts import pad_inputs, row_names
 
 _NO_REFERENCE = (0.0, 0.0)
-_SIDES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,9 @@ class Preference:
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
         """Ask for two different answers to every prompt. No prompt stands in two splits."""
-        return Rules(texts=("prompt",), answers=_SIDES, strips=False, sift=_sift, warn=_warn)
+        return Rules(
+            texts=("prompt",), answers=SIDES, strips=False, sift=sift_pairs, stand_ins=STAND_INS
+        )  # blanks where they meet count
 
     @classmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
@@ -104,13 +111,14 @@ class Preference:
 
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize prompt with each answer. What is too long loses the prompt's beginning, the same in both texts."""
-        if not set(_SIDES) <= set(table.columns):
+        if not set(SIDES) <= set(table.columns):
             what = "a model of preferences weighs two answers to a prompt, and one is not there"
             raise InputError("preference", what, "give chosen and rejected, or let it write with generate")
+        notes = _note_texts(table["prompt"]) if has_own_template(tokenizer) else ()
         give_template(tokenizer)
         examples, left_out, num_cut = [], [], 0
         for name, row in zip(row_names(table), table.to_dicts(), strict=True):
-            cuts = _cut_both([_mark(row["prompt"], row[side], tokenizer) for side in _SIDES], max_length, tokenizer)
+            cuts = _cut_both([_mark(row["prompt"], row[side], tokenizer) for side in SIDES], max_length, tokenizer)
             kept = [one.marked for one in cuts if one.marked is not None]
             if len(kept) < len(cuts):
                 left_out.append((name, next(one.reason for one in cuts if one.marked is None)))
@@ -121,7 +129,7 @@ class Preference:
             )
             inputs = {"input_ids": [token for marked in kept for token in marked.ids]}
             examples.append(Example(name, inputs, Pair(lengths, starts)))
-        return Encoded(examples, num_cut, tuple(left_out))
+        return Encoded(examples, num_cut, tuple(left_out), notes)
 
     def anchored(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> list[Example]:
         """Give the examples with the log-probabilities that the loss compares with."""
@@ -206,7 +214,7 @@ class Preference:
     def table(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> pl.DataFrame:
         """Give the preferred answer, and how sure the model is of the chosen one by DPO's reading of it."""
         figures = self.figures(answers, examples).reshape(-1, 2)
-        preferred = [_SIDES[0] if nearer > 0 else _SIDES[1] for nearer in figures[:, 0]]
+        preferred = [SIDES[0] if nearer > 0 else SIDES[1] for nearer in figures[:, 0]]
         columns = {"preferred": preferred, "margin": figures[:, 1], "probability": expit(figures[:, 1])}
         return pl.DataFrame(columns, schema_overrides={"preferred": pl.String})
 
@@ -214,70 +222,20 @@ class Preference:
 TASK = Preference
 
 
-def _sift(table: pl.DataFrame) -> Sieved:
-    """Drop rows whose cells are no conversation, and those whose answers are the same."""
-    details: list[str | None] = []
-    for row in table.to_dicts():
-        given = {key: row[key] for key in ("prompt", *_SIDES) if row.get(key) is not None}
-        details.append(_unfit(given))
-    return sieve_by(table, details, "no pair of answers")
-
-
-def _warn(read: pl.DataFrame, kept: pl.DataFrame, counts: Counts) -> list[str]:
-    """Note texts that run into one another: as they stand, the last word of one and the first of the other are one."""
-    texts = kept.filter(~pl.col("prompt").str.contains(r"^\s*[\[{]"))
-    glued = texts.filter(~pl.col("prompt").str.contains(r"\s$") & ~pl.col("chosen").str.contains(r"^\s"))
-    if 2 * glued.height <= kept.height:
-        return []
-    return [
-        f"{glued.height} prompts meet their answers without a blank; end them with one, or write messages, which the "
-        "chat template parts"
-    ]
-
-
-def _unfit(given: Mapping[str, str]) -> str | None:
-    """Say why nothing can be learned of a row; None where something can."""
-    try:
-        answers = [_read_answer(given[side]) for side in _SIDES if side in given]
-        if _is_structured(given["prompt"]):
-            read_messages(given["prompt"])
-    except UnfitChatError as error:
-        return str(error)
-    if any(before != answers[0][0] for before, _ in answers):
-        return "the answers are to different conversations"
-    return "both answers are the same" if len(answers) == 2 and answers[0] == answers[1] else None
-
-
-def _is_structured(cell: str) -> bool:
-    """Tell a conversation, or a single message, from a text."""
-    if not cell.lstrip().startswith(("[", "{")):
-        return False
-    try:
-        value = json.loads(cell)
-    except ValueError:
-        return False
-    first = value[0] if isinstance(value, list) and value else value
-    return isinstance(first, dict) and bool({"content", "value"} & first.keys())
-
-
-def _read_answer(cell: str) -> tuple[list[Message], str]:
-    """Read an answer, a text or a message, and what stands before it where it is the end of a whole conversation."""
-    if not _is_structured(cell):
-        return [], cell
-    *before, last = read_messages(cell if cell.lstrip().startswith("[") else f"[{cell}]")
-    if last["role"] != "assistant":
-        raise UnfitChatError("an answer is no turn of the assistant")
-    return before, last["content"]
+def _note_texts(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Say how many prompts are texts, which a model that has a chat template is not used to."""
+    number = sum(not is_structured(prompt) for prompt in prompts)
+    what = "as texts, not in the model's chat template; write messages to have it"
+    return (f"{number:,} prompts are taken {what}",) if number else ()
 
 
 def _mark(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Marked | None:
     """Tokenize a prompt with an answer: a conversation by the chat template, a text as it stands."""
-    before, content = _read_answer(answer)
-    if not before and not _is_structured(prompt):
-        return mark_after(prompt, content, tokenizer)
-    before = before or read_messages(prompt)
+    if not is_structured(prompt):
+        return mark_after(prompt, read_answer(answer), tokenizer)
+    messages = [*read_messages(prompt), {"role": "assistant", "content": read_answer(answer)}]
     try:
-        return mark_answers([*before, {"role": "assistant", "content": content}], tokenizer)
+        return mark_answers(messages, tokenizer)
     except UnfitChatError:
         return None
 
@@ -285,7 +243,7 @@ def _mark(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Marke
 def _cut_both(both: Iterable[Marked | None], max_length: int | None, tokenizer: PreTrainedTokenizerBase) -> list[Cut]:
     """Take the same number of tokens off the beginning of both texts."""
     marked = [one for one in both if one is not None]
-    if len(marked) < len(_SIDES):
+    if len(marked) < len(SIDES):
         return [Cut(None, reason="the chat template refuses the conversation")]
     longest = max(len(one.ids) for one in marked)
     return [cut(one, max_length and max_length - longest + len(one.ids), tokenizer) for one in marked]

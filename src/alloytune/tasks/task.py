@@ -35,11 +35,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The examples of a split, and what the length limit took: rows cut short, and rows left out with the reason."""
+    """The examples of a split, and what the length limit took: rows cut short, and rows left out with the reason.
+
+    `notes` say what may be unwanted about rows and model together.
+    """
 
     examples: Sequence[Example]
     num_cut: int = 0
     left_out: tuple[tuple[str, str], ...] = ()  # row, reason
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,16 +15,15 @@ from alloytune.data.conll import TAG
 from alloytune.data.rules import Sieved, sieve_by
 
 OUTSIDE = "O"
+_TAGS = "tags are O, B-TYPE, I-TYPE"
 _AS_SEQEVAL = {"L-": "E-", "U-": "S-"}  # the last word of an entity, and the only one, as BILOU has them
 # Writings without blanks between words: every character is a word of its own, so that any span can be told.
 _ALONE = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Kana, Chinese
 _WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+|[^\w\s]|_")
 
-_SPAN_KEYS = (  # of a span's start, end and type, as annotation tools call them
-    ("start", "start_offset", "begin"),
-    ("end", "end_offset", "stop"),
-    ("label", "labels", "type", "entity_group", "tag"),
-)
+# What the first character, the one behind the last and the type are called by those who write spans.
+_KEYS = (("start", "start_offset"), ("end", "end_offset"), ("label", "labels", "entity_group", "type", "tag"))
+
 Span = tuple[int, int, str]  # first character, the one behind the last, type
 
 
@@ -53,8 +52,7 @@ def sift_tokens(table: pl.DataFrame) -> Sieved:
     lengths = [None if len(one) == len(two) else f"{len(one)} tokens, {len(two)} tags" for one, two in pairs]
     table, uneven = sieve_by(table, lengths, "tags do not match the tokens")
     wrong = [next((tag for tag in read_list(cell) if not TAG.fullmatch(tag)), None) for cell in table["tags"]]
-    asked = [None if tag is None else f"{tag!r}; tags are O, B-TYPE, I-TYPE" for tag in wrong]
-    table, odd = sieve_by(table, asked, "no BIO tag")
+    table, odd = sieve_by(table, [None if tag is None else f"{tag!r} ({_TAGS})" for tag in wrong], "no BIO tag")
     return table, dropped + uneven + odd
 
 
@@ -140,28 +138,31 @@ def _read_spans(cell: str) -> list[Span] | str:
         return f"{cell[:60]!r} is no list"
     spans: list[Span] = []
     for item in value:
-        parts = [_first(item, keys) for keys in _SPAN_KEYS] if isinstance(item, dict) else item
-        span = _read_span(parts) if isinstance(parts, list) and len(parts) == 3 else None
+        parts: Any = [_first_of(item, keys) for keys in _KEYS] if isinstance(item, dict) else item
+        span = _read_span(*parts) if isinstance(parts, list) and len(parts) == 3 else None
         if span is None:
             return f"{json.dumps(item, ensure_ascii=False)[:60]} is no [start, end, type]"
         spans.append(span)
     return spans
 
 
-def _first(item: dict[str, Any], keys: Sequence[str]) -> Any:
-    return next((item[key] for key in keys if key in item), None)
+def _first_of(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((item[key] for key in keys if item.get(key) is not None), None)
 
 
-def _read_span(parts: list[Any]) -> Span | None:
-    """Read the places, which other tools write as 2.0 or "2" as well, and the type, alone or in a list."""
-    start, end, kind = parts
+def _read_span(start: Any, end: Any, kind: Any) -> Span | None:
+    """Give a span whose places may be texts, and whose type may be a list of one; None where it is no span."""
+    places = [as_string(place) or "" for place in (start, end)]
     if isinstance(kind, list) and len(kind) == 1:
-        (kind,) = kind
-    places = [re.fullmatch(r"-?\d+", as_string(place) or "") for place in (start, end)]
-    if not all(places) or not isinstance(kind, str) or not kind.strip():
+        kind = kind[0]
+    if (
+        not all(re.fullmatch(r"-?\d+(\.0+)?", place) for place in places)
+        or not isinstance(kind, str)
+        or not kind.strip()
+    ):
         return None
-    first, last = (int(place[0]) for place in places if place)
-    return first, last, " ".join(kind.split())
+    first, last = (int(place.partition(".")[0]) for place in places)
+    return first, last, kind.strip()
 
 
 def _is_inside(span: Span, text: str) -> bool:

@@ -6,7 +6,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    StringConstraints,
     WithJsonSchema,
     model_serializer,
 )
@@ -55,7 +54,7 @@ class Classification(Part):
 class Multilabel(Part):
     """Any number of labels for a text or a pair of texts; the loss is binary cross-entropy."""
 
-    separator: Annotated[str, StringConstraints(strip_whitespace=False, min_length=1)] | None = Field(
+    separator: Verbatim | None = Field(
         None, description="What stands between the labels of a cell, such as `;`; cells are JSON lists where absent."
     )
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned", "tuned-per-label"] = Field(
