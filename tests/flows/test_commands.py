@@ -280,9 +280,9 @@ def test_options_and_overrides(command: Command, place: Path) -> None:
     terminal.on_data(RunFolder(Path("r[/x]")))
     terminal.on_model(build_session(read_recipe(str(place / "recipe.yaml")).recipe, load_splits(run / "data")))
     assert "reason: r[/x]/data/audit.json" in shown.getvalue()
-    seconds = sum(stage.get("seconds", 0) for stage in results["stages"])
+    again = json.loads((run / "results.json").read_text())
+    seconds = sum(stage.get("seconds", 0) for stage in again["stages"])
     assert "whole run" not in finished.out
     assert f"training: {seconds:.0f} s" in finished.out
-    again = json.loads((run / "results.json").read_text())
     assert [stage["decision"] for stage in again["stages"]] == ["kept", "rolled back", "not run"]
     assert again["test"] == results["test"]
