@@ -125,6 +125,8 @@ def plain(stages: list[dict[str, Any]], family: str) -> list[dict[str, Any]]:
 
 def splits(case: Case, save: Save, micro_batch: int) -> None:
     """Whether a batch is passed at once or in parts changes nothing beyond rounding."""
+    if "snr" in str(case[0]):  # over a variance that may be rounding alone: which of two is first may differ
+        reject()
     recipe, model = case[0], save(case[1])
     whole = {**recipe, "precision": "float32", "stages": plain(recipe["stages"], case[1].family)}
     session = begun(whole, model)

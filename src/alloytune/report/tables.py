@@ -274,5 +274,5 @@ def estimate_table(cost: Any) -> RenderableType:
             f"{stage.memory_share:.0%}",
         )
     time = f"{cost.seconds / 60:.1f} minutes" if cost.seconds >= 60 else f"{cost.seconds:.0f} seconds"
-    whole = Text(f"Training and scoring: about {time} on this machine, beside loading and saving.")
+    whole = Text(f"The whole run: about {time} of training and scoring on this machine, beside loading and saving.")
     return Group(moves, costs, whole)
