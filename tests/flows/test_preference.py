@@ -154,6 +154,7 @@ def test_a_resumed_run_compares_with_the_same_weights(
     )  # rounding: what answers does so with padding
 
 
+@pytest.mark.slow
 def test_what_it_left_weighs_answers_and_writes_its_own(llama: Path, tmp_path: Path) -> None:
     pairs = make_pairs(60)
     given = {

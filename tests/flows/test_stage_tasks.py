@@ -108,6 +108,7 @@ def alone(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, M
     return folder, moves
 
 
+@pytest.mark.slow
 def test_weights_are_found_whatever_the_model_in_the_middle_calls_them(bert: Path) -> None:
     """An encoder by itself has no prefix in the names of its weights, the same under another head has one."""
     tiny.make_table(100).select(query="text", document=pl.col("text") + " again").write_csv("table.csv")
