@@ -74,9 +74,8 @@ class Preference:
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
         """Ask for two different answers to every prompt. No prompt stands in two splits."""
-        return Rules(
-            texts=("prompt",), answers=SIDES, strips=False, sift=sift_pairs, stand_ins=STAND_INS
-        )  # blanks where they meet count
+        # blanks where prompt and answer meet are part of them
+        return Rules(texts=("prompt",), answers=SIDES, strips=False, sift=sift_pairs, stand_ins=STAND_INS)
 
     @classmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
