@@ -146,7 +146,7 @@ def check(
     from alloytune.data.prepare import prepare
     from alloytune.estimate import estimate
     from alloytune.models.load import quiet
-    from alloytune.report.tables import audit_table, count_reasons, estimate_table, tell_cut, tell_left_out
+    from alloytune.report.tables import audit_table, estimate_table, tell_of_rows
     from alloytune.run import rehearse
 
     quiet()
@@ -154,10 +154,8 @@ def check(
     dataset = prepare(build_data_settings(whole))
     console.print(audit_table(dataset.audit.to_json()))
     session = build_session(whole, dataset, prepare_others(whole))
-    if cut := tell_cut(sum(session.learning.num_cut.values()), session.max_length):
-        console.print(cut, style="yellow", markup=False)
-    if left_out := tell_left_out(count_reasons(session.learning.left_out)):
-        console.print(left_out, style="yellow", markup=False)
+    if told := tell_of_rows(session.learning, session.max_length):
+        console.print(told)
     rehearse(session)
     console.print(estimate_table(estimate(session)))
 

@@ -12,15 +12,7 @@ from alloytune.metrics import METRICS
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
 from alloytune.report.scores import score_line, shown_metrics
-from alloytune.report.tables import (
-    audit_table,
-    count_reasons,
-    print_places,
-    run_report,
-    short_rates,
-    tell_cut,
-    tell_left_out,
-)
+from alloytune.report.tables import audit_table, print_places, run_report, short_rates, tell_of_rows
 from alloytune.train.range_test import FEWEST_SEARCHED
 from alloytune.watch import Watcher
 
@@ -54,12 +46,8 @@ class Terminal(Watcher):
             f"{str(session.machine.precision).removeprefix('torch.')}",
             markup=False,
         )
-        if cut := tell_cut(sum(session.learning.num_cut.values()), session.max_length):
-            self.console.print(cut, style="yellow", markup=False)
-        if left_out := tell_left_out(count_reasons(session.learning.left_out)):
-            self.console.print(f"{left_out}; results.json lists them", style="yellow", markup=False)
-        for note in session.learning.notes:
-            self.console.print(f"note: {note}", style="yellow", markup=False)
+        if told := tell_of_rows(session.learning, session.max_length):
+            self.console.print(told)
 
     def on_stage(self, number: int, stage: Any, moving: Any, plan: Any, progress: Any) -> None:
         """Begin a bar."""

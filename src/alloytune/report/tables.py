@@ -37,6 +37,13 @@ def audit_table(audit: Mapping[str, Any]) -> RenderableType:
     return Group(table, *warnings)
 
 
+def tell_of_rows(learning: Any, max_length: int | None) -> Text:
+    """Tell what becomes of an `alloytune.learning.Learning`'s rows: what is cut or left out, and what else is noted."""
+    cut, left_out = sum(learning.num_cut.values()), count_reasons(learning.left_out)
+    lines = [tell_cut(cut, max_length), tell_left_out(left_out), *learning.notes]
+    return Text("\n".join(f"note: {line}" for line in lines if line), style="yellow")
+
+
 def tell_cut(num_cut: int, max_length: int | None) -> str:
     """Tell how many rows are read in part only; empty where none is."""
     are = "is longer than" if num_cut == 1 else "are longer than"
