@@ -31,6 +31,7 @@ ARROWS = {
     "evaluate": {"errors", "machine", "metrics", "tasks"},
     "train": {"errors", "machine", "metrics", "models", "record", "selected", "tasks"},
     "watch": {"record"},
+    "terminal": {"metrics", "record", "report", "train", "watch"},
     "rates": set(),
     "build": {
         "data",

@@ -1,6 +1,5 @@
 """The project's side of a case, by its public call; and what the case costs in operations."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path) -> dict[str,
 
     warm_up()
     watcher, files = Started(), {split: str(splits / f"{split}.parquet") for split in COLUMNS}
-    began = time.perf_counter()
     tuned = alloytune.tune(
         files.pop("train"), source, recipe_for(case), output=scratch / "run", seed=SEED, watcher=watcher, **files
     )
@@ -43,7 +41,7 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path) -> dict[str,
     seconds = sum(stage["seconds"] for stage in stages)
     return {
         "seconds": seconds,
-        "whole_seconds": time.perf_counter() - began,
+        "whole_seconds": seconds_since_start(),
         "start_seconds": watcher.seconds,
         "tokens_per_second": sum(stage["tokens_per_second"] * stage["seconds"] for stage in stages) / seconds,
         "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in stages),

@@ -253,9 +253,10 @@ process of its own, and they take turns. Ratios are of neighbours in turn: media
 rounds. Seconds are those of training, whatever the loop does in them included (filling a cache, compiling); loading,
 tokenizing, evaluating and saving stand in the whole. Where several trainings follow one another, the whole is compared:
 the Trainer's model is scored on validation and saved after each; Alloytune scores it after every epoch, decides, tests
-with intervals, and loads what it saved again in a new process. *Start* is from the process's first moment to its first
-update. Peak memory is that of the process while it trains. Test scores are those of the trained models on the same
-rows, in float32: a tenth of the rows before the split, so that 80 rows leave a standard error of 0.04.
+with intervals, and loads what it saved again in a new process. *Whole* and *start* are from the process's first moment,
+importing included, to the scores and to the first update. Peak memory is that of the process while it trains. Test
+scores are those of the trained models on the same rows, in float32: a tenth of the rows before the split, so that 80
+rows leave a standard error of 0.04.
 
 *Defaults* is transformers' Trainer with PEFT as it comes (float32). *Tuned*: bfloat16, batches by length, fused AdamW,
 no loader processes, glibc told to keep freed memory and to take huge pages. `torch.compile` is left off in it: lengths

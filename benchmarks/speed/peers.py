@@ -6,7 +6,6 @@ Nothing here imports this project where labels are learned, so that it runs in a
 import gc
 import math
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path, *, tuned: bo
     Where there are several, the model is scored on validation and saved after each, adapters merged.
     """
     warm_up()
-    began = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     rows, labels = read_rows(case, source, splits, tokenizer)
@@ -63,7 +61,7 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path, *, tuned: bo
     tokens = sum(len(row["input_ids"]) for row in rows["train"]) * sum(stage.epochs for stage in case.stages)
     return {
         "seconds": sum(seconds),
-        "whole_seconds": time.perf_counter() - began,
+        "whole_seconds": seconds_since_start(),
         "start_seconds": started,
         "tokens_per_second": tokens / sum(seconds),
         "peak_memory_bytes": peak,

@@ -1,9 +1,12 @@
 """The Python call: `alloytune.tune(data, model=..., recipe="hybrid")`."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from alloytune import run
 from alloytune.data.parse import parse_table
@@ -12,6 +15,7 @@ from alloytune.models.load import quiet
 from alloytune.recipe.read import read_recipe, recipe_read
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.record.folder import default_output
+from alloytune.terminal import shown_on
 from alloytune.use import Tuned, load_tuned
 from alloytune.watch import Watcher
 
@@ -31,7 +35,9 @@ def tune(
 
     `data` is a file's path, or a table: polars or pandas data frame, list of dicts, dict of lists. `recipe` is a
     shipped recipe's name, a file, a mapping, or a Recipe. `columns` are keys of the recipe's `data`, such as
-    `text="tweet", label="mood"`. Raises InputError for what cannot be used, RecipeError with every mistake at once.
+    `text="tweet", label="mood"`. The run is shown on standard error as the command line shows it; `watcher` takes the
+    place of that, and a plain `Watcher()` says nothing. Raises InputError for what cannot be used, RecipeError with
+    every mistake at once.
     """
     quiet()
     table = None if isinstance(data, str | Path) else parse_table(data)
@@ -47,5 +53,6 @@ def tune(
     if read.recipe.model is None:
         raise InputError("model", "no model was named", 'give one, such as model="bert-base-uncased"')
     where = Path(output) if output else default_output(str(data) if table is None else "table", datetime.now())
-    folder = run.start(read, where, watcher or Watcher(), table)
+    with nullcontext(watcher) if watcher else shown_on(Console(stderr=True)) as told:
+        folder = run.start(read, where, told, table)
     return load_tuned(folder.path)

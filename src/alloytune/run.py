@@ -77,7 +77,7 @@ def start(read: ReadRecipe, output: Path, watcher: Watcher, table: pl.DataFrame 
 def resume(path: Path, watcher: Watcher) -> RunFolder:
     """Go on with a run where it stopped; one that is finished is left as it is."""
     folder = RunFolder.open(path)
-    if (path / "results.json").exists():
+    if folder.is_finished:
         return folder
     environment = folder.read("environment.json")
     torch.set_num_threads(environment["threads"])  # sums are taken in another order with another number
@@ -155,7 +155,7 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
 
 def _start_scores(folder: RunFolder, session: Session) -> Scores:
     """Score the model as it came, head untrained: what the first stage is compared with."""
-    if (folder.stages / "start.json").exists():
+    if folder.is_scored:
         return Scores(**folder.read("stages/start.json"))
     scores = validate(session)
     folder.stages.mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from alloytune.data.audit import Audit
 from alloytune.data.near import NearIndex
 from alloytune.data.prepare import Dataset, prepare
+from alloytune.data.rules import EXCERPT
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError
@@ -267,6 +268,14 @@ def test_repairs_are_counted_with_examples() -> None:
     assert len(audit.repairs) == 10
     assert audit.repairs[0].after.endswith("d\u00e9j\u00e0 vu")
     assert prepared(dirty, repair=False).audit.repaired == 0
+
+
+def test_a_long_repair_is_shown_where_it_was_made() -> None:
+    dirty = table({"a": 20, "b": 20}).with_columns(pl.col("text") + " so" * EXCERPT + " d\u00c3\u00a9j\u00c3\u00a0 vu")
+    shown = prepared(dirty).audit.repairs[0]
+    assert shown.before.endswith("so d\u00c3\u00a9j\u00c3\u00a0 vu")
+    assert shown.after.endswith("so d\u00e9j\u00e0 vu")
+    assert len(shown.after) <= EXCERPT
 
 
 def test_reasons_are_counted() -> None:

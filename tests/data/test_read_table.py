@@ -15,7 +15,7 @@ from alloytune.data.columns import require_columns
 from alloytune.data.encoding import guess_encoding
 from alloytune.data.parse import parse_table
 from alloytune.data.prepare import prepare
-from alloytune.data.read import read_table
+from alloytune.data.read import peek_columns, read_table
 from alloytune.errors import InputError
 from alloytune.tasks.labels import sort_naturally
 from data.example_tables import labelled
@@ -98,6 +98,14 @@ def test_a_mark_and_semicolons_of_spreadsheets_are_read(tmp_path: Path) -> None:
     path.write_bytes(b'\xef\xbb\xbftext;label\r\n"1,5; so";a\r\n\r\nx;b\r\n')
     assert read_table(path).rows() == [("1,5; so", "a"), ("x", "b")]
     assert read_table(path).columns == ["text", "label"]
+
+
+@pytest.mark.parametrize("mark", ["\t", "|", ";"])
+def test_other_delimiters_of_csv_are_taken_from_the_header(mark: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"text{mark}label\nwell, so{mark}a\nx{mark}b\n", encoding="utf-8")
+    assert read_table(path).rows() == [("well, so", "a"), ("x", "b")]
+    assert peek_columns(path) == ["text", "label"]
 
 
 def test_tsv_without_quoting_is_read(tmp_path: Path) -> None:

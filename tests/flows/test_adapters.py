@@ -195,6 +195,7 @@ def test_a_run_with_several_loads_elsewhere(tuned: alloytune.Tuned) -> None:
     assert "library_name: peft" in cards["adapter"]
     assert "library_name: transformers" in cards["model"]
     assert "library_name: transformers" in cards["base"]
+    assert "null" not in cards["model"]
 
 
 def test_a_card_names_the_model(tuned: alloytune.Tuned) -> None:

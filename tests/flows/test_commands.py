@@ -15,13 +15,13 @@ from rich.console import Console
 import tiny
 from alloytune.build.session import build_session
 from alloytune.cli.main import console, main
-from alloytune.cli.progress import Terminal
 from alloytune.data.store import load_splits
 from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.recipe.shipped import shipped_names
 from alloytune.recipe.yaml_text import load
 from alloytune.record.folder import RunFolder
 from alloytune.report import tables
+from alloytune.terminal import Terminal
 
 
 class Answer(NamedTuple):
@@ -267,6 +267,10 @@ def test_options_and_overrides(command: Command, place: Path) -> None:
     # as after a kill just before the verdict on the second stage was written
     (run / "results.json").unlink()
     (run / "stages/02-partial/result.json").unlink()
+    shown = command("show", "run").out
+    for words in ("kept", "partial: at update ", "alloytune train --resume run"):
+        assert words in shown
+    assert "rolled back" not in shown
     refused = command("train", "--resume", "run", "--seed", "9", "--set", "batch=4", "--data", "table.csv")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "leave --data, --set, --seed away" in refused.err
@@ -275,11 +279,11 @@ def test_options_and_overrides(command: Command, place: Path) -> None:
     finished = command("train", "--resume", "r[/x]")
     for words in ("r[/x] is finished already", "Saved: r[/x]/model", *labels.values()):
         assert words in finished.out
-    shown = io.StringIO()
-    terminal = Terminal(Console(file=shown, width=160))
+    written = io.StringIO()
+    terminal = Terminal(Console(file=written, width=160))
     terminal.on_data(RunFolder(Path("r[/x]")))
     terminal.on_model(build_session(read_recipe(str(place / "recipe.yaml")).recipe, load_splits(run / "data")))
-    assert "reason: r[/x]/data/audit.json" in shown.getvalue()
+    assert "reason: r[/x]/data/audit.json" in written.getvalue()
     again = json.loads((run / "results.json").read_text())
     seconds = sum(stage.get("seconds", 0) for stage in again["stages"])
     assert "whole run" not in finished.out

@@ -12,12 +12,12 @@ from rich.console import Console
 import tiny
 from alloytune import run
 from alloytune.build.caching import make_reader
-from alloytune.cli.progress import Terminal
 from alloytune.errors import Interrupted
 from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.record.folder import RunFolder
 from alloytune.stages.rate_search import find_rates
 from alloytune.stages.stage import begin_stage
+from alloytune.terminal import Terminal
 from alloytune.watch import Watcher
 from flows.test_resume import assert_equal
 from properties.carried_out import begin

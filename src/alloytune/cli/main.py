@@ -102,13 +102,12 @@ def train(
         require_nothing_beside_resume(recipe, options)
         from alloytune.record.folder import RunFolder
 
-        RunFolder.open(resume)
+        was_finished = RunFolder.open(resume).is_finished
         from alloytune import run
 
         with _terminal() as terminal:
-            finished = (resume / "results.json").exists()
             folder = run.resume(resume, terminal)
-            if finished:
+            if was_finished:
                 console.print(f"{resume} is finished already.", markup=False)
                 terminal.on_end(folder)
         return
@@ -269,15 +268,16 @@ def chat(
 
 @app.command()
 def show(run: RunArgument) -> None:
-    """Show what a run did and reached."""
+    """Show what a run did and reached; one that was stopped shows how far it came."""
     from alloytune.record.folder import RunFolder
-    from alloytune.report.tables import audit_table, print_places, run_report
+    from alloytune.report.tables import audit_table, print_places, report_so_far, run_report
 
     folder = RunFolder.open(run)
-    report = run_report(folder)
+    report = run_report(folder) if folder.is_finished else report_so_far(folder)
     console.print(audit_table(folder.read("data/audit.json")))
     console.print(report)
-    print_places(console, folder)
+    if folder.is_finished:
+        print_places(console, folder)
 
 
 @app.command()
@@ -364,12 +364,9 @@ def main() -> None:
 
 @contextmanager
 def _terminal() -> Iterator[Any]:
-    from alloytune.cli.progress import Terminal
     from alloytune.models.load import quiet
+    from alloytune.terminal import shown_on
 
     quiet()
-    terminal = Terminal(console)
-    try:
+    with shown_on(console) as terminal:
         yield terminal
-    finally:
-        terminal.close()

@@ -5,6 +5,7 @@ Tables here have the columns row and split, then those of the task (see `alloytu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import polars as pl
 
@@ -18,7 +19,7 @@ PRECEDENCE = ("test", "validation", "train")
 
 @dataclass(frozen=True)
 class Repair:
-    """A text before and after its characters were mended."""
+    """A text before and after its characters were mended; of a long one, the place where they differ."""
 
     row: str
     before: str
@@ -40,9 +41,16 @@ def repair(table: pl.DataFrame, rules: Rules) -> tuple[pl.DataFrame, list[Repair
         before, after = table[name], repair_column(table[name])
         changed = (before != after).fill_null(value=False)
         columns = (table["row"].filter(changed), before.filter(changed), after.filter(changed))
-        repairs += [Repair(row, old[:EXCERPT], new[:EXCERPT]) for row, old, new in zip(*columns, strict=True)]
+        repairs += [Repair(row, *_where_they_differ(old, new)) for row, old, new in zip(*columns, strict=True)]
         table = table.with_columns(after)
     return table, repairs
+
+
+def _where_they_differ(before: str, after: str) -> tuple[str, str]:
+    """Give an excerpt of two texts: it starts a few characters before the first that differs."""
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    start = max(0, same - EXCERPT // 4) if max(len(before), len(after)) > EXCERPT else 0
+    return before[start : start + EXCERPT], after[start : start + EXCERPT]
 
 
 def drop_missing(table: pl.DataFrame, rules: Rules) -> Sieved:

@@ -17,6 +17,8 @@ from alloytune.data.cells import as_string, as_strings
 from alloytune.data.columns import require_unique
 from alloytune.errors import InputError
 
+DELIMITERS = ",;\t|"  # of CSV; the first of those that are as frequent
+
 
 def parse_csv(path: Path, text: str) -> pl.DataFrame:
     """Parse CSV, or TSV by the suffix; a record number counts no blank lines."""
@@ -44,11 +46,11 @@ def _parse_tsv(path: Path, text: str, delimiter: str) -> pl.DataFrame:
 
 
 def _delimiter(path: Path, text: str) -> str:
-    """Tab for TSV; for CSV the comma, or the semicolon of spreadsheets where the comma is the decimal point."""
+    """Tab for TSV; for CSV what stands most often in the header: comma, semicolon (of spreadsheets), tab or bar."""
     if path.suffix.lower() == ".tsv":
         return "\t"
     header = text.lstrip().partition("\n")[0]
-    return ";" if ";" in header and "," not in header else ","
+    return max(DELIMITERS, key=header.count)
 
 
 def _parse_records(path: Path, text: str, delimiter: str, quoting: Literal[0, 3]) -> pl.DataFrame:

@@ -103,6 +103,16 @@ class RunFolder:
             raise InputError("run", f"{str(path)!r} is no run folder", "give a folder that alloytune train has made")
         return cls(path)
 
+    @property
+    def is_scored(self) -> bool:
+        """Tell whether the model has been scored as it came, which is the first that a run does."""
+        return (self.stages / "start.json").exists()
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the run is complete."""
+        return (self.path / "results.json").exists()
+
     def stage(self, number: int, name: str) -> StageFolder:
         """Give the folder of a stage; `number` counts from 0, the folder's name from 01."""
         return StageFolder(self.stages / f"{number + 1:02d}-{name}")

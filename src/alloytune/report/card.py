@@ -48,11 +48,22 @@ def model_card(results: Mapping[str, Any], library: str) -> str:
         "## Recipe",
         "",
         "```json",
-        json.dumps({"seed": recipe["seed"], "batch": recipe["batch"], "stages": recipe["stages"]}, indent=2),
+        json.dumps(_what_is_set({key: recipe[key] for key in ("seed", "batch", "stages")}), indent=2),
         "```",
         "",
     ]
     return "\n".join(lines)
+
+
+def _what_is_set(value: Any) -> Any:
+    """Leave out of a resolved recipe what it leaves open: keys without a value, and lists and mappings of none."""
+    match value:
+        case dict():
+            kept = {key: _what_is_set(inner) for key, inner in value.items()}
+            return {key: inner for key, inner in kept.items() if inner not in (None, [], {})}
+        case list():
+            return [_what_is_set(inner) for inner in value]
+    return value
 
 
 def _name(model: str) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from alloytune.metrics import METRICS
 from alloytune.record.folder import RunFolder
-from alloytune.report.scores import other_scores, shown_metrics, value_cells
+from alloytune.report.scores import other_scores, score_line, shown_metrics, value_cells
 
 MAX_CLASSES = 20  # more are left to results.json
 MAX_CONFUSION = 8
@@ -236,6 +236,24 @@ def run_report(folder: RunFolder) -> RenderableType:
     ]
     if results["predictions"]:
         parts.append(predictions_table(results["predictions"]))
+    return Group(*parts)
+
+
+def report_so_far(folder: RunFolder) -> RenderableType:
+    """Show what a run that is not finished has done, and how to go on with it."""
+    recipe = folder.read("resolved.json")
+    stages = {stage["name"]: folder.stage(number, stage["name"]) for number, stage in enumerate(recipe["stages"])}
+    done = {name: result for name, stage in stages.items() if (result := stage.result())}
+    parts: list[RenderableType] = []
+    if folder.is_scored:
+        start = folder.read("stages/start.json")
+        parts.append(stages_table({"recipe": recipe, "start": start, "stages": list(done.values())}))
+    for name, stage in stages.items():
+        if name not in done and (steps := stage.rows("steps")):
+            newest = [{key: row[key] for key in row if key in METRICS} for row in stage.rows("scores")[-1:]]
+            scores = "".join(f"; scored last: {score_line(values)}" for values in newest)
+            parts.append(Text(f"{name}: at update {steps[-1]['update']:,}{scores}"))
+    parts.append(Text(f"Not finished. Go on with: alloytune train --resume {shlex.quote(str(folder.path))}", "bold"))
     return Group(*parts)
 
 

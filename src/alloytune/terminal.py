@@ -1,7 +1,8 @@
 """A run on the terminal: what cleaning did, a bar per stage, the verdicts, the tables at the end."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,16 @@ from alloytune.train.range_test import FEWEST_SEARCHED
 from alloytune.watch import Watcher
 
 SMOOTHING = 0.95  # of the loss shown: about the mean of the last 20 updates
+
+
+@contextmanager
+def shown_on(console: Console) -> Iterator["Terminal"]:
+    """Show what goes on in the block, and leave the terminal tidy, whatever happens."""
+    terminal = Terminal(console)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
 
 
 class Terminal(Watcher):
@@ -147,7 +158,7 @@ class Terminal(Watcher):
         self._say(f"{whole}training: {seconds:.0f} s")
 
     def close(self) -> None:
-        """Leave the terminal tidy, whatever happened."""
+        """Leave no bar behind."""
         self._close_bar()
 
     def _say(self, text: str) -> None:
