@@ -57,9 +57,6 @@ class UpdateCost:
     kept_flops: int = 0
 
 
-_NOTHING = UpdateCost(0.0, 0, 0)
-
-
 @dataclass(frozen=True)
 class StageEstimate:
     """What a stage moves and costs. `num_updates` is None where only time ends it; `full` is full training's."""
@@ -116,14 +113,27 @@ class Estimate:
         return sum(stage.seconds for stage in self.stages) + self.seconds_per_row * self.num_scored
 
 
-def estimate(session: Session) -> Estimate:
-    """Try every stage of a session's recipe. The session's model is not fit for training afterwards."""
-    held = session.machine.held_bytes()
+def estimate(session: Session, tell: Callable[[str], None] = lambda _: None) -> Estimate:
+    """Try every stage of a session's recipe; `tell` is told its name first.
+
+    The session's model is not fit for training afterwards.
+    """
+    held = _held(session)
     full = _full_cost(session, held)
-    stages = tuple(_probe(session, number, full, held) for number in range(len(session.recipe.stages)))
+    stages = []
+    for number, stage in enumerate(session.recipe.stages):
+        tell(stage.name)
+        stages.append(_probe(session, number, full, held))
     num_evaluations = 1 + sum(stage.num_evaluations for stage in stages)
     num_scored = num_evaluations * len(session.examples["validation"]) + len(session.examples["test"])
-    return Estimate(stages, _seconds_per_row(session), num_scored)
+    return Estimate(tuple(stages), _seconds_per_row(session), num_scored)
+
+
+def _held(session: Session) -> int:
+    """Give what the process holds with every weight in memory: a file's part that is only mapped does not count yet."""
+    for weight in named_weights(session.state.model).values():
+        weight.detach().sum()
+    return session.machine.held_bytes()
 
 
 def _full_cost(session: Session, held: int) -> UpdateCost:
@@ -146,7 +156,8 @@ def _probe(session: Session, number: int, full: UpdateCost, held: int) -> StageE
     stage = session.recipe.stages[number]
     moving, course = begin_stage(session, number)
     shapes = session.state.roles().shapes
-    training = _training(session, number, moving, course, held) if moving.groups else _Training()
+    still = _Training(update=UpdateCost(0.0, 0, held))
+    training = _training(session, number, moving, course, held) if moving.groups else still
     combination = build_combination(session, number)
     return StageEstimate(
         name=stage.name,
@@ -172,11 +183,11 @@ def _probe(session: Session, number: int, full: UpdateCost, held: int) -> StageE
 class _Training:
     """What the training of a stage moves and costs."""
 
+    update: UpdateCost
     num_moving: int = 0
     num_updates: int | None = 0
     max_seconds: float | None = None
     num_evaluations: int = 0
-    update: UpdateCost = _NOTHING
     keeping_seconds: float = 0.0
     keeping_flops: int = 0
 

@@ -156,7 +156,9 @@ def check(
     if told := tell_of_rows(session.learning, session.max_length):
         console.print(told)
     rehearse(session)
-    console.print(estimate_table(estimate(session)))
+    with console.status("counting what full fine-tuning costs ...") as status:
+        cost = estimate(session, lambda stage: status.update(f"trying stage {stage} ..."))
+    console.print(estimate_table(cost))
 
 
 @app.command()
