@@ -229,10 +229,8 @@ def test_a_run_that_is_stopped_combines_the_same(bert: Path, tmp_path: Path) -> 
     assert [row["update"] for row in alone.stage(0, "one").rows("scores")] == [3, 6, 9, 12]
     by_flops = results(alone)["lora-1"]["updates"]
     assert 1 < by_flops < 12
-    for number in (
-        6,
-        17 + by_flops - 1,
-    ):  # after a checkpoint of the running average, and before operations end a stage
+    # after a checkpoint of the running average, and before operations end a stage
+    for number in (6, 17 + by_flops - 1):
         stopped = carry_out(tmp_path / f"stopped-{number}", bert, stages, number)
         assert len(results(stopped)) < len(results(alone))
         with pytest.raises(Interrupted):

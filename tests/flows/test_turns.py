@@ -330,6 +330,7 @@ RESUMED = """
 """
 
 
+@pytest.mark.slow
 def test_ended_again_and_again_and_gone_on_in_the_same_bytes(tmp_path: Path, deep: Path) -> None:
     """Lives of thirteen updates end within turns of three and at their borders, after checkpoints and between them."""
     recipe = write_recipe(tmp_path, deep, RESUMED)

@@ -19,6 +19,7 @@ from alloytune.tasks.abilities import Varying
 from alloytune.tasks.task import Example
 from alloytune.train.moving import Moving
 from alloytune.train.prefix_reader import PrefixReader, Reading, agrees
+from alloytune.trying import evaluating
 
 _NO_LAYERS = "no layer stands below all that moves"
 _OTHER_BASE = "its partial view sees the pretrained layers (joint.over)"
@@ -90,15 +91,13 @@ def _find_prefix(
     if not moving.groups or not layers or layers[0] & moving.names:
         return None, _NO_LAYERS
     examples = _of_all_lengths(session.examples["train"])
-    was_training = model.training
-    model.eval()
-    prefix = find_frozen_prefix(
-        model,
-        roles,
-        lambda: reading.outputs_of(model, reading.collate(examples)),
-        adapters=joint is None or joint.mode not in ("views", "sample"),  # which take adapters off for some passes
-    )
-    model.train(was_training)
+    with evaluating(model):
+        prefix = find_frozen_prefix(
+            model,
+            roles,
+            lambda: reading.outputs_of(model, reading.collate(examples)),
+            adapters=joint is None or joint.mode not in ("views", "sample"),  # which take adapters off for some passes
+        )
     if prefix is None:
         return None, _NO_LAYERS
     tried = (prefix, prefix.without_entries())

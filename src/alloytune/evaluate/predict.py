@@ -14,6 +14,7 @@ from alloytune.machine import Machine
 from alloytune.tasks.abilities import Sparing
 from alloytune.tasks.task import Batch, Example, Scores, Task, scores_of
 from alloytune.tasks.tokenized import count_tokens, passes
+from alloytune.trying import evaluating
 
 ROWS_PER_PASS = 64
 
@@ -27,15 +28,13 @@ def predict(
     machine: Machine,
 ) -> list[Any]:
     """Give the task's answers, one for each example; neighbours in length share a pass."""
-    was_training = model.training
-    model.eval()
     answers: dict[int, Any] = {}
-    for chosen in scoring_passes(task, examples, machine):
-        batch = task.collate([examples[n] for n in chosen], tokenizer)
-        with machine.autocast():
-            found = task.answers(model, batch.to(machine.device), tokenizer)
-        answers.update(zip(chosen, found, strict=True))
-    model.train(was_training)
+    with evaluating(model):
+        for chosen in scoring_passes(task, examples, machine):
+            batch = task.collate([examples[n] for n in chosen], tokenizer)
+            with machine.autocast():
+                found = task.answers(model, batch.to(machine.device), tokenizer)
+            answers.update(zip(chosen, found, strict=True))
     return [answers[n] for n in range(len(examples))]
 
 
@@ -56,11 +55,8 @@ def raw_outputs(model: nn.Module, batch: Batch, machine: Machine) -> np.ndarray:
 
     The same as `alloytune.models.reload` compares.
     """
-    was_training = model.training
-    model.eval()
-    with machine.autocast():
+    with evaluating(model), machine.autocast():
         found = model(**batch.to(machine.device).inputs)
-    model.train(was_training)
     outputs: np.ndarray = (found.logits if "logits" in found else found[0]).float().cpu().numpy()
     return outputs
 

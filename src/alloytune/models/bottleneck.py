@@ -3,21 +3,19 @@
 Importing this module is enough for PEFT to load such an adapter; saving, switching and unloading are PEFT's own.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from aenum import extend_enum
-from peft import PeftConfig, PeftType
+from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import register_peft_method
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from alloytune.errors import InputError
 from alloytune.models.tree import linear_features
+from alloytune.models.unmergeable import UnmergeableConfig, UnmergeableLayer, UnmergeableModel
 
 PLACEMENTS = ("sequential", "parallel")
 
@@ -26,21 +24,12 @@ if "BOTTLENECK" not in PeftType.__members__:
 
 
 @dataclass
-class BottleneckConfig(PeftConfig):  # type: ignore[misc]
+class BottleneckConfig(UnmergeableConfig):
     """What a bottleneck adapter is like. Raises ValueError for a value that cannot be.
 
     The up-projection starts at zero, so that attaching an adapter changes no output.
     """
 
-    target_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Linear layers to adapt: names or ends of names, or one regular expression."}
-    )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Layers to leave out, given in the same way."}
-    )
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Layers to train whole and save with the adapter, such as a head."}
-    )
     reduction: int = field(default=16, metadata={"help": "Width of the layer divided by the width of the bottleneck."})
     activation: str = field(default="relu", metadata={"help": "Activation between down and up, by transformers' name."})
     placement: str = field(
@@ -66,12 +55,8 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields, sets as sorted lists: PEFT makes sets of long lists, and files must not differ by run."""
-        return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
 
-
-class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class BottleneckLayer(UnmergeableLayer):
     """A linear layer with bottleneck adapters by name.
 
     sequential: h + up(act(down(h))) with h = W x; parallel: W x + up(act(down(x))). Active adapters apply one after
@@ -79,27 +64,18 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     whose gates look at the input). Computed in the adapter's dtype and returned in the layer's.
     """
 
-    mergeable: ClassVar[bool] = False
+    why_unmergeable = "a bottleneck adapter is not linear and cannot be folded into the weights of a layer"
     adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_activation", "bottleneck_gate")
     other_param_names = ("bottleneck_dropout", "placement")
-    # What the mixin brings, told to the type checker, which would take it for a submodule.
-    get_base_layer: Callable[[], nn.Module]
-    set_adapter: Callable[..., None]
-    active_adapters: list[str]
-    disable_adapters: bool
-    _move_adapter_to_device_of_base_layer: Callable[[str], None]
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer, adapter_name)
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
         self.bottleneck_activation = nn.ModuleDict()
         self.bottleneck_gate = nn.ParameterDict()
         self.bottleneck_dropout = nn.ModuleDict()
         self.placement: dict[str, str] = {}
-        self.merged_adapters: list[str] = []
-        self._active_adapter = adapter_name
         features = linear_features(self.get_base_layer())
         if features is None:
             kind = type(self.get_base_layer()).__name__
@@ -107,8 +83,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.in_features, self.out_features = features
         self.update_layer(adapter_name, config)
 
-    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
-        """Add an adapter, or put a new one in the place of the old."""
+    def add(self, adapter_name: str, config: BottleneckConfig) -> None:
+        """Make an adapter's projections, activation, dropout and gate."""
         width = max(1, self.out_features // config.reduction)
         source = self.in_features if config.placement == "parallel" else self.out_features
         up = nn.Linear(width, self.out_features)
@@ -121,9 +97,6 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         if config.gate:
             self.bottleneck_gate[adapter_name] = nn.Parameter(torch.zeros(1))
         self.placement[adapter_name] = config.placement
-        self.train(self.base_layer.training)  # new modules start in training mode, even inside a model that is not
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output with the active adapters added."""
@@ -143,52 +116,19 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         delta: Tensor = self.bottleneck_up[name](self.bottleneck_activation[name](hidden))
         return delta * self.bottleneck_gate[name].sigmoid() if name in self.bottleneck_gate else delta
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Raise InputError: see `mergeable`."""
-        raise _cannot_merge()
-
-    def unmerge(self) -> None:
-        """Do nothing: it is never merged."""
-
     def __repr__(self) -> str:
         return f"bottleneck.{super().__repr__()}"
 
 
-class BottleneckModel(BaseTuner):  # type: ignore[misc]
-    """PEFT's tuner for bottleneck adapters. `mergeable` is False: no linear weight can stand for a nonlinearity."""
+class BottleneckModel(UnmergeableModel):
+    """PEFT's tuner for bottleneck adapters."""
 
-    mergeable: ClassVar[bool] = False
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
-    def _create_and_replace(
-        self,
-        peft_config: BottleneckConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-    ) -> None:
-        if isinstance(target, BottleneckLayer):
-            target.update_layer(adapter_name, peft_config)
-            return
-        layer = BottleneckLayer(target, adapter_name, peft_config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
-
-    def _check_merge_allowed(self) -> None:
-        raise _cannot_merge()
-
-
-def _cannot_merge() -> InputError:
-    return InputError(
-        "merge",
-        "a bottleneck adapter is not linear and cannot be folded into the weights of a layer",
-        "keep it attached, drop it, or use a LoRA adapter",
-    )
+    def layer_for(self, target: nn.Module, parent: nn.Module, adapter_name: str, config: Any) -> BottleneckLayer:
+        """Give the linear layer with a first adapter."""
+        return BottleneckLayer(target, adapter_name, config)
 
 
 if PeftType["BOTTLENECK"] not in PEFT_TYPE_TO_TUNER_MAPPING:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from alloytune.models.replay import in_place_of, layer_modules
 from alloytune.models.roles import Roles
+from alloytune.trying import evaluating
 
 Inputs = dict[str, Any]  # what a plain call is made with
 Hidden = tuple[Tensor, ...]  # of each chain, [rows, places, width]
@@ -135,17 +136,16 @@ class FrozenPrefix:
     @torch.no_grad()
     def compute(self, inputs: Inputs) -> Hidden:
         """Run the prefix in evaluation mode, and nothing above it. Within `serving` alone."""
-        was_training, before = self.model.training, self._hidden
+        before = self._hidden
         self._hidden, self._captured = None, {}
         captured = self._captured
-        self.model.eval()
         try:
-            self.model(**inputs)
+            with evaluating(self.model):
+                self.model(**inputs)
         except _ReachedError:
             pass
         finally:
             self._hidden, self._captured = before, None
-            self.model.train(was_training)
         return tuple(captured[number] for number in range(len(self.chains)))
 
     def _stand_in(self, number: int, layer: nn.Module, form: Form | None) -> Callable[..., Any]:

@@ -9,22 +9,22 @@ Importing this module is enough for PEFT to load such an adapter.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from aenum import extend_enum
-from peft import PeftConfig, PeftType
+from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import register_peft_method
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from alloytune.errors import InputError
+from alloytune.models.unmergeable import UnmergeableConfig, UnmergeableLayer, UnmergeableModel
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # what an attention's forward reads where it takes any attention function
 IMPLEMENTATION = "sdpa"
@@ -35,21 +35,12 @@ if "PREFIX" not in PeftType.__members__:
 
 
 @dataclass
-class PrefixConfig(PeftConfig):  # type: ignore[misc]
+class PrefixConfig(UnmergeableConfig):
     """What the prefixes are like: `length` keys and values in every attention. Raises ValueError for none.
 
     `gate` multiplies them with a learned number from 0 to 1 for each attention, 1/2 at first (after Mao et al. 2022).
     """
 
-    target_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Layers that make keys: names or ends of names, or one regular expression."}
-    )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Layers to leave out, given in the same way."}
-    )
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Layers to train whole and save with the adapter, such as a head."}
-    )
     length: int = field(default=10, metadata={"help": "Learned keys and values in every attention."})
     gate: bool = field(default=False, metadata={"help": "Whether a learned number from 0 to 1 multiplies them."})
 
@@ -59,42 +50,28 @@ class PrefixConfig(PeftConfig):  # type: ignore[misc]
         if self.length < 1:
             raise ValueError(f"length must be at least 1, not {self.length}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields, sets as sorted lists: PEFT makes sets of long lists, and files must not differ by run."""
-        return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
 
-
-class PrefixLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class PrefixLayer(UnmergeableLayer):
     """The layer that makes an attention's keys, carrying its prefixes by name: keys and values, length x width."""
 
-    mergeable: ClassVar[bool] = False
+    why_unmergeable = "prefixes are keys and values of their own, not weights"
+    remedy = "keep them attached, drop them, or use LoRA"
     adapter_layer_names = ("prefix_key", "prefix_value", "prefix_gate")
-    # What the mixin brings, told to the type checker, which would take it for a submodule.
-    get_base_layer: Callable[[], nn.Module]
-    set_adapter: Callable[..., None]
-    active_adapters: list[str]
-    disable_adapters: bool
-    _move_adapter_to_device_of_base_layer: Callable[[str], None]
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: PrefixConfig, width: int) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer, adapter_name)
         self.width = width
         self.prefix_key = nn.ParameterDict()
         self.prefix_value = nn.ParameterDict()
         self.prefix_gate = nn.ParameterDict()
-        self.merged_adapters: list[str] = []
-        self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
-    def update_layer(self, adapter_name: str, config: PrefixConfig) -> None:
-        """Add prefixes, or put new ones in the place of the old."""
+    def add(self, adapter_name: str, config: PrefixConfig) -> None:
+        """Draw an adapter's keys and values."""
         for prefixes in (self.prefix_key, self.prefix_value):
             prefixes[adapter_name] = nn.Parameter(_SPREAD * torch.randn(config.length, self.width))
         if config.gate:
             self.prefix_gate[adapter_name] = nn.Parameter(torch.zeros(1))
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's own output: what it carries is for the attention function."""
@@ -108,44 +85,19 @@ class PrefixLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
                 gate = self.prefix_gate[name].sigmoid() if name in self.prefix_gate else 1.0
                 yield self.prefix_key[name] * gate, self.prefix_value[name] * gate
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Raise InputError: see `mergeable`."""
-        raise _cannot_merge()
-
-    def unmerge(self) -> None:
-        """Do nothing: it is never merged."""
-
     def __repr__(self) -> str:
         return f"prefix.{super().__repr__()}"
 
 
-class PrefixModel(BaseTuner):  # type: ignore[misc]
-    """PEFT's tuner for prefixes. `mergeable` is False: no weight of the model can stand for them."""
+class PrefixModel(UnmergeableModel):
+    """PEFT's tuner for prefixes."""
 
-    mergeable: ClassVar[bool] = False
     prefix = "prefix_"
     tuner_layer_cls = PrefixLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
-    def _create_and_replace(
-        self,
-        peft_config: PrefixConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-    ) -> None:
-        if isinstance(target, PrefixLayer):
-            target.update_layer(adapter_name, peft_config)
-            return
-        layer = PrefixLayer(target, adapter_name, peft_config, _key_width(parent))
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
-
-    def _check_merge_allowed(self) -> None:
-        raise _cannot_merge()
+    def layer_for(self, target: nn.Module, parent: nn.Module, adapter_name: str, config: Any) -> PrefixLayer:
+        """Give the layer that makes the keys of an attention, with first prefixes."""
+        return PrefixLayer(target, adapter_name, config, _key_width(parent))
 
 
 def _key_width(attention: nn.Module) -> int:
@@ -216,12 +168,6 @@ def _by_head(prefix: Tensor, like: Tensor) -> Tensor:
     """Turn length x width into batch x heads x length x size, as `like` is."""
     batch, heads, _, size = like.shape
     return prefix.to(like.dtype).view(len(prefix), heads, size).transpose(0, 1).expand(batch, -1, -1, -1)
-
-
-def _cannot_merge() -> InputError:
-    return InputError(
-        "merge", "prefixes are keys and values of their own, not weights", "keep them attached, drop them, or use LoRA"
-    )
 
 
 if PeftType["PREFIX"] not in PEFT_TYPE_TO_TUNER_MAPPING:

@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 from alloytune.models.replay import layer_modules
 from alloytune.models.roles import Roles
+from alloytune.trying import agree, evaluating
 
 MULTIPLE = 64  # of tokens, filled up with zeros
 FEW = 4  # the same where a model is tried on eleven tokens
-_FAR = 1e-4  # of the largest output; rounding in float32 stays below it
 
 
 @dataclass(frozen=True)
@@ -198,23 +198,18 @@ class _PaddedAttention(TorchFunctionMode):
 @torch.no_grad()
 def _bears(model: Any, layers: Sequence[nn.Module]) -> bool:
     """Try a model on two texts, of which one is padded, with and without."""
-    was_training = model.training
-    model.eval()
     vocabulary = int(model.get_input_embeddings().num_embeddings)
     ids = torch.arange(1, 15, device=model.device).view(2, 7) * 7 % vocabulary
     mask = torch.ones_like(ids)
     ids[1, 4:] = getattr(model.config, "pad_token_id", None) or 0  # some heads read at the last token that is not it
     mask[1, 4:] = 0
     try:
-        with torch.autocast(ids.device.type, enabled=False):  # rounds too coarsely to tell
+        with evaluating(model), torch.autocast(ids.device.type, enabled=False):  # rounds too coarsely to tell
             expected = model(input_ids=ids, attention_mask=mask)[0]
             with _hooked(model, layers, tries=True):
                 found = model(input_ids=ids, attention_mask=mask)[0]
     except (TypeError, ValueError, IndexError, RuntimeError):
         return False
-    finally:
-        model.train(was_training)
     if expected.shape[:2] == ids.shape:  # of every token: what stands at padding is of no account
         expected, found = expected[mask.bool()], found[mask.bool()]
-    off = (found - expected).abs().max()
-    return bool(off <= _FAR * expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
+    return agree(found, expected)

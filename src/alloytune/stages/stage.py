@@ -1,7 +1,7 @@
 """One stage of a run: its tries, its verdict, its record."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -42,6 +42,32 @@ from alloytune.watch import Watcher
 PROGRESS_KEPT = 2  # checkpoints from within a stage: the newest, and the one before should that be damaged
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What a try of a stage begins with: what moves when, the way back, and what is kept of frozen layers."""
+
+    moving: Moving
+    course: Course
+    way_back: Snapshot
+    before: Scores  # of the model that it began with, in what it learns
+    combined: frozenset[str]  # the weights that `combine` is about
+    reader: PrefixReader  # of what its frozen layers give
+    not_kept: str | None  # why nothing is kept of that
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left beside the weights: nothing, where a stage only combines.
+
+    `memory` is the optimizer's, as `optimizer`, where a later stage may keep it; `joint` tells what a joint objective
+    came to.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    memory: Mapping[str, OptimizerState] = field(default_factory=dict)
+    joint: Mapping[str, Any] = field(default_factory=dict)
+
+
 class StageOfRun:
     """One stage, from its first try to its verdict."""
 
@@ -55,62 +81,62 @@ class StageOfRun:
         self.folder: StageFolder = folder.stage(number, self.stage.name)
         self.watcher = watcher
         self.stop_requested = stop_requested
-        self.combined = frozenset[str]()  # the weights that `combine` is about
-        self.joint: Mapping[str, Any] = {}  # what a joint objective came to
-        self.reader: PrefixReader  # of what its frozen layers give
-        self.not_kept: str | None  # why nothing is kept of that
-        self.before: Scores | None = None  # of the model that it began with, in what it learns
 
     def carry_out(self, before: Reached) -> Reached:
         """Train the stage until it is kept or given up; give the scores of the model that remains."""
         num_retries, factor = retries(self.stage)
         learning = self.session.recipe.learning_of(self.number)
-        self.before = before.scores if before.learning == learning else None
+        known = before.scores if before.learning == learning else None
         checkpoint = self._newest_progress()
         first = checkpoint.state["attempt"] if checkpoint else 0
         for attempt in range(first, num_retries + 1):
-            moving, course, snapshot = self._prepare(factor**attempt)
-            progress, memory = self._train(attempt, moving, course, checkpoint) if moving.groups else (Progress(), {})
-            scores, shares = self._combine(progress)
-            assert self.before is not None
-            result = self._result(attempt, moving, progress, self.before, scores) | shares
+            begun = self._begin(factor**attempt, known)
+            trained = self._train(attempt, begun, checkpoint) if begun.moving.groups else Trained()
+            scores, shares = self._combine(begun, trained.progress)
+            result = self._result(attempt, begun, trained, scores) | shares
             if result["decision"] == Decision.KEPT:
-                tensors = {"weights": self.session.state.touched_weights(), **memory}
-                save_checkpoint(self.folder.checkpoint, Checkpoint(tensors, {"optimizer": asdict(moving.optimizer)}))
+                tensors = {"weights": self.session.state.touched_weights(), **trained.memory}
+                state = {"optimizer": asdict(begun.moving.optimizer)}
+                save_checkpoint(self.folder.checkpoint, Checkpoint(tensors, state))
                 self._close(result)
                 return Reached(learning, Scores(**result["scores"]))
-            self.session.state.restore(snapshot)
+            self.session.state.restore(begun.way_back)
+            known = begun.before
             checkpoint = None
             if attempt < num_retries:
                 self.watcher.on_retry(self.number, result)
         self._pass_over(result)
         return before
 
-    def _prepare(self, factor: float) -> tuple[Moving, Course, Snapshot]:
-        """Merge, drop and attach, and free what moves; give that, when it does, and the way back to before."""
+    def _begin(self, factor: float, before: Scores | None) -> Begun:
+        """Merge, drop and attach, and free what moves, at `factor` times its rates.
+
+        `before` are the scores of the model as it is, None where the stage before learned something else.
+        """
         state = self.session.state
         self.session.machine.reset_peak()
         may_lose = self.stage.accept is not None  # one that is kept in any case needs no way back
         by_adapters = state.snapshot(weights_at_stake(self.session, self.number) if may_lose else frozenset())
         enter_stage(self.session, self.number)
         anchor(self.session, ["train"])
-        if self.before is None:  # the stage before learned something else
-            self.before = validate(self.session)
+        before = before or validate(self.session)
         by_reinit = state.snapshot(reinit_names(self.session, self.number) if may_lose else frozenset())
         old = frozenset(named_weights(state.model))
         moving, course = free_stage(self.session, self.number, self.folder)
-        if self.stage.combine is not None:
-            measures = measures_of(self.session, self.number, self.folder)
-            self.combined = names_combined(self.session, self.number, measures)
-        changed = moving.names | self.combined
-        by_training = state.snapshot(changed & old if may_lose else frozenset())
-        snapshot = replace(by_adapters, weights={**by_training.weights, **by_reinit.weights, **by_adapters.weights})
-        self.reader, self.not_kept = make_reader(self.session, self.number, moving)
+        combined = self._names_combined()
+        by_training = state.snapshot((moving.names | combined) & old if may_lose else frozenset())
+        way_back = replace(by_adapters, weights={**by_training.weights, **by_reinit.weights, **by_adapters.weights})
+        reader, not_kept = make_reader(self.session, self.number, moving)
         if any(group.start is not None for group in moving.groups):
-            moving = self._find_rates(moving, course)
-        return moving.slower(factor), course, snapshot
+            moving = self._find_rates(moving, course, reader)
+        return Begun(moving.slower(factor), course, way_back, before, combined, reader, not_kept)
 
-    def _find_rates(self, moving: Moving, course: Course) -> Moving:
+    def _names_combined(self) -> frozenset[str]:
+        if self.stage.combine is None:
+            return frozenset()
+        return names_combined(self.session, self.number, measures_of(self.session, self.number, self.folder))
+
+    def _find_rates(self, moving: Moving, course: Course, reader: PrefixReader) -> Moving:
         """Search the rates that are left to `auto`, and write them where a resume reads them.
 
         Where weights take turns, those of the first turn are searched with.
@@ -121,7 +147,7 @@ class StageOfRun:
             self.watcher.on_starting_rates(self.number, self.stage, list(starting_rates(moving).values()))
         session, state = self.session, self.session.state
         selected = course.turn(0).selected if isinstance(self.stage.train, ByTurns) else moving.selected
-        found = find_rates(session, self.number, moving, selected, self.reader)
+        found = find_rates(session, self.number, moving, selected, reader)
         measures = measures_of(session, self.number, self.folder)
         recipe = settle(session.recipe, self.number, found, moving, state.roles(), measures)
         self.folder.write("rates", {side: one.to_json() for side, one in found.items()})
@@ -130,14 +156,9 @@ class StageOfRun:
         self.stage = recipe.stages[self.number]
         return build_moving(session, self.number, measures)
 
-    def _train(
-        self, attempt: int, moving: Moving, course: Course, checkpoint: Checkpoint | None
-    ) -> tuple[Progress, dict[str, OptimizerState]]:
-        """Train once, or go on from a checkpoint, and leave the kept weights in the model.
-
-        Also give the optimizer's memory, as `optimizer`, where a later stage may keep it.
-        """
-        session, state = self.session, self.session.state
+    def _train(self, attempt: int, begun: Begun, checkpoint: Checkpoint | None) -> Trained:
+        """Train once, or go on from a checkpoint, and leave the kept weights in the model."""
+        session, state, moving, course = self.session, self.session.state, begun.moving, begun.course
         weights = named_weights(state.model)
         updates = build_updates(session, self.number, attempt)
         plan = build_plan(session, self.number, attempt, updates)  # while all is free that may move
@@ -147,7 +168,7 @@ class StageOfRun:
         turns = make_turns(session, self.number, moving, course, optimizer, record.on_turn)
         run = StageRun(state.model, optimizer, turns)
         summed_loss = make_training_loss(session, self.number, moving, course)
-        evaluate = make_evaluation(session, self.number, course, summed_loss, self._score)
+        evaluate = make_evaluation(session, self.number, course, summed_loss, partial(self._score, begun.reader))
         progress = Progress()
         if checkpoint is None and self.stage.state == "keep":
             put_optimizer_state(run.optimizer, weights, self._memory_before(moving))
@@ -160,11 +181,11 @@ class StageOfRun:
             progress = Progress.from_json(checkpoint.state["progress"])
         self.folder.forget_after(attempt, progress.update)
         self.watcher.on_stage(self.number, self.stage, moving, plan, progress)
-        with in_training_form(session, self.number), self.reader.running():
+        with in_training_form(session, self.number), begun.reader.running():
             progress = run_stage(
                 run,
                 updates,
-                self.reader.loss(summed_loss),
+                begun.reader.loss(summed_loss),
                 session.machine,
                 plan,
                 evaluate=evaluate,
@@ -173,15 +194,14 @@ class StageOfRun:
                 stop_requested=self.stop_requested,
                 progress=progress,
             )
-        self.joint = facts()
-        averaged = run.average.keys() & self.combined
+        averaged = run.average.keys() & begun.combined
         state.put({name: run.average[name] for name in averaged})
         kept = any(later.state == "keep" for later in session.recipe.stages[self.number + 1 :])
-        return progress, {"optimizer": optimizer_state(run.optimizer, weights)} if kept else {}
+        return Trained(progress, {"optimizer": optimizer_state(run.optimizer, weights)} if kept else {}, facts())
 
-    def _score(self) -> Scores:
+    def _score(self, reader: PrefixReader) -> Scores:
         """Score the model within its training."""
-        with self.reader.scoring():
+        with reader.scoring():
             return validate(self.session)
 
     def _memory_before(self, moving: Moving) -> OptimizerState:
@@ -201,14 +221,14 @@ class StageOfRun:
         memory = checkpoint.tensors.get("optimizer", {})  # a stage that only combined has none
         return {key: value for key, value in memory.items() if key.split("|")[0] in names}
 
-    def _combine(self, progress: Progress) -> tuple[Scores, dict[str, Any]]:
+    def _combine(self, begun: Begun, progress: Progress) -> tuple[Scores, dict[str, Any]]:
         """Carry out the stage's `combine`; give the scores of the model, and for the record what was combined."""
         if self.stage.combine is None:
             scores = progress.best if self.stage.keep == "best" else progress.last
             assert scores is not None
             return scores, {}
         self.watcher.on_combine(self.number, self.stage)
-        mixture = combine_snapshots(self.run_folder, self.session, self.number, self.combined, self._validate)
+        mixture = combine_snapshots(self.run_folder, self.session, self.number, begun.combined, self._validate)
         return self._validate(), {} if mixture is None else {"combined": mixture.shares}
 
     def _validate(self) -> Scores:
@@ -217,9 +237,8 @@ class StageOfRun:
             raise Interrupted("stopped; everything up to the last checkpoint is saved")
         return validate(self.session)
 
-    def _result(
-        self, attempt: int, moving: Moving, progress: Progress, before: Scores, scores: Scores
-    ) -> dict[str, Any]:
+    def _result(self, attempt: int, begun: Begun, trained: Trained, scores: Scores) -> dict[str, Any]:
+        moving, progress, before = begun.moving, trained.progress, begun.before
         kept, reason = judge(self.run_folder, self.session, self.number, before, scores)
         shapes = self.session.state.roles().shapes
         recipe = self.session.recipe
@@ -238,11 +257,11 @@ class StageOfRun:
             "seconds": round(progress.seconds, 2),
             "tokens_per_second": round(progress.num_tokens / max(progress.seconds, 1e-9), 1),
             "peak_memory_bytes": self.session.machine.peak_bytes(),
-            **({"cache": cache_facts(self.reader, self.not_kept)} if moving.groups else {}),
+            **({"cache": cache_facts(begun.reader, begun.not_kept)} if moving.groups else {}),
             "scores": asdict(scores),
             "change": {metric: value - before.values[metric] for metric, value in scores.values.items()},
             **({"learns": learns} if learns else {}),
-            **self.joint,
+            **trained.joint,
         }
 
     def _close(self, result: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alloytune.tasks.dialogue import UnfitChatError, mark_answers
+from alloytune.trying import evaluating
 
 
 @torch.no_grad()
@@ -31,9 +32,7 @@ def write_answers(
     if room is not None and not is_encoder_decoder:
         max_new_tokens = max(1, min(max_new_tokens, room - ids.shape[1]))
     positions = {} if is_encoder_decoder else _positions(model, mask)
-    was_training = model.training
-    model.eval()
-    with torch.autocast(model.device.type, enabled=False):  # would cast every weight anew for every token
+    with evaluating(model), torch.autocast(model.device.type, enabled=False):  # would cast weights for every token
         written = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -41,7 +40,6 @@ def write_answers(
             generation_config=_settings(model, tokenizer, max_new_tokens, temperature),
             streamer=streamer,
         )
-    model.train(was_training)
     begin = 1 if is_encoder_decoder else ids.shape[1]
     return [tokenizer.decode(row[begin:], skip_special_tokens=True).strip() for row in written]
 

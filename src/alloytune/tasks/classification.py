@@ -23,13 +23,13 @@ from alloytune.tasks.labels import (
     warn_of_labels,
 )
 from alloytune.tasks.metrics import choice_details, choice_figures, choice_values
-from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
 from alloytune.tasks.uncached import call_uncached
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Task):
     """One label per text; the loss is cross-entropy. `labels` in the order of the head's outputs.
 
     `class_weights` multiply the losses of training rows by label; all are 1 where absent.
@@ -39,7 +39,6 @@ class Classification:
     class_weights: tuple[float, ...] | None = None
     auto_class: ClassVar[Any] = AutoModelForSequenceClassification
     pipeline: ClassVar[str] = "text-classification"
-    tunes: ClassVar[bool] = False
 
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
@@ -92,10 +91,6 @@ class Classification:
         """Pad to the longest of these examples."""
         return collate_texts(examples, torch.tensor([example.target for example in examples]), tokenizer)
 
-    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the cross-entropy summed over the examples."""
-        return self.loss(self.outputs(model, batch), batch)
-
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the cross-entropy of logits; `label_smoothing` is the share of each target spread over all labels."""
         weights = None if self.class_weights is None else outputs.new_tensor(self.class_weights)
@@ -109,10 +104,6 @@ class Classification:
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
         """Give the logits of every example, [labels]."""
         return list(self.outputs(model, batch).cpu().numpy())
-
-    def tuned(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> Self:
-        """Give the task as it is."""
-        return self
 
     def figures(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> np.ndarray:
         """Give class number, predicted class number, cross-entropy and confidence of every row."""

@@ -19,7 +19,7 @@ from alloytune.errors import InputError
 from alloytune.tasks.contrast import allowed_documents, contrastive_loss
 from alloytune.tasks.pooling import How, Pooling, read_pooling, write_sentence_files
 from alloytune.tasks.ranking import TOP, rank_documents
-from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import ROWS_AT_ONCE, next_length, pad_inputs, row_names
 from alloytune.tasks.uncached import call_uncached
 
@@ -35,7 +35,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Embedding:
+class Embedding(Task):
     """One vector per text, of length 1; the loss is the cross-entropy of a query's document among those of its batch.
 
     The batch's documents are those of all its rows and their negatives (hard ones, where the table gives them).
@@ -48,7 +48,6 @@ class Embedding:
     pooling: How | None = None  # that of the model's folder where None, until the task is fitted
     auto_class: ClassVar[Any] = AutoModel
     pipeline: ClassVar[str] = "sentence-similarity"
-    tunes: ClassVar[bool] = False
     undivided: ClassVar[bool] = True
 
     @classmethod
@@ -83,11 +82,6 @@ class Embedding:
     def learned(self) -> dict[str, Any]:
         """Give the pooling."""
         return {"pooling": self.pooling or "mean"}
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Give nothing: there is no head."""
-        return {}
 
     def fitted(self, source: str) -> Self:
         """Pool as the model's folder says, the mean where it says nothing."""
@@ -162,10 +156,6 @@ class Embedding:
             num_targets=len(examples),
         )
 
-    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the contrastive loss summed over the queries."""
-        return self.loss(self.outputs(model, batch), batch)
-
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the contrastive loss of vectors [texts, width]."""
         _, roles, keys = batch.targets.unbind(1)
@@ -193,10 +183,6 @@ class Embedding:
         vectors = self.outputs(model, batch).cpu().numpy()
         starts = np.flatnonzero(batch.targets[:, 1].cpu().numpy() == _QUERY)
         return np.split(vectors, starts[1:])
-
-    def tuned(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> Self:
-        """Give the task as it is."""
-        return self
 
     def figures(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> np.ndarray:
         """Rank each row's document among all documents and negatives of these rows.

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ from alloytune.errors import InputError
 from alloytune.tasks.masking import IGNORED, hide
 from alloytune.tasks.objectives import Objective, objective_of
 from alloytune.tasks.target_logits import target_logits
-from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import encode_texts, pad_inputs
 
 _NOTHING = "no token to foretell"
@@ -38,7 +38,7 @@ class Foretold:
 
 
 @dataclass(frozen=True)
-class LanguageModelling:
+class LanguageModelling(Task):
     """Tokens foretold from those around them (`masked`) or before them (`next`); the loss is cross-entropy.
 
     Where they are masked, `share` of a text's tokens are, other ones in every epoch (Devlin et al. 2019, Liu et al.
@@ -47,7 +47,6 @@ class LanguageModelling:
 
     share: float
     objective: Objective | None = None  # the one that the model was pretrained for, until the task is fitted
-    tunes: ClassVar[bool] = False
 
     @property
     def auto_class(self) -> Any:
@@ -83,11 +82,6 @@ class LanguageModelling:
     def learned(self) -> dict[str, Any]:
         """Give the objective."""
         return {"objective": self.objective}
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Give nothing: the head is the model's own."""
-        return {}
 
     def fitted(self, source: str) -> Self:
         """Take the objective that the model's kind is pretrained for."""
@@ -144,10 +138,6 @@ class LanguageModelling:
             num_targets=int((targets != IGNORED).sum()),
         )
 
-    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the cross-entropy summed over the targets."""
-        return self.loss(self.outputs(model, batch), batch)
-
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the cross-entropy of logits [targets, words]."""
         targets = batch.targets[batch.targets != IGNORED]
@@ -167,10 +157,6 @@ class LanguageModelling:
         summed = torch.zeros(len(batch.rows), 3, device=logits.device).index_add(0, rows, of_tokens)
         return list(summed.cpu().numpy())
 
-    def tuned(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> Self:
-        """Give the task as it is."""
-        return self
-
     def figures(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> np.ndarray:
         """Give the summed cross-entropy, the targets and the right ones of every row, [rows, 3]."""
         return np.stack(answers).astype(np.float64)
@@ -180,12 +166,6 @@ class LanguageModelling:
         losses, targets, right = figures.sum(axis=0)
         loss = float(losses / targets)
         return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0))), "accuracy": float(right / targets)}
-
-    def details(
-        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
-    ) -> dict[str, Any]:
-        """Give nothing more."""
-        return {}
 
     def table(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> pl.DataFrame:
         """Give the perplexity of every text."""

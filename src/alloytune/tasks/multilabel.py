@@ -19,14 +19,14 @@ from alloytune.data.rules import Counts, Given, Rules
 from alloytune.errors import InputError
 from alloytune.tasks.label_lists import num_switches, read_labels, sift_labels, write_labels
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
-from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
 from alloytune.tasks.thresholds import best_threshold, set_details, set_figures, set_values
 from alloytune.tasks.uncached import call_uncached
 
 
 @dataclass(frozen=True)
-class Multilabel:
+class Multilabel(Task):
     """Any number of labels per text; the loss is binary cross-entropy, averaged over the labels.
 
     A label is predicted where its probability is at least its threshold. `thresholds` stand in the order of `labels`.
@@ -101,10 +101,6 @@ class Multilabel:
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Batch:
         """Pad to the longest of these examples; targets are 1 for the labels of an example, else 0."""
         return collate_texts(examples, torch.from_numpy(self._truths(examples)).float(), tokenizer)
-
-    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the loss summed over the examples."""
-        return self.loss(self.outputs(model, batch), batch)
 
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the binary cross-entropy, averaged over labels; `label_smoothing` is refused beforehand."""

@@ -12,8 +12,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from alloytune.trying import agree, evaluating
+
 _packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-_FAR = 1e-4  # of the largest logit; rounding in float32 stays below it, a model that sees its neighbours does not
 
 
 @dataclass(frozen=True)
@@ -82,23 +83,18 @@ def can_pack(model: Any) -> bool:
 def _keeps_apart(model: Any) -> bool:
     if getattr(model.config, "is_encoder_decoder", False):
         return False
-    was_training = model.training
-    model.eval()
     vocabulary = int(model.get_input_embeddings().num_embeddings)
     ids = torch.arange(1, 9, device=model.device) * 7 % vocabulary
     apart = ids.view(2, 4)
     packed = pack(torch.ones(2, 4, dtype=torch.long, device=model.device))
     packed = Packed(packed.old_row, packed.old_place, torch.zeros_like(packed.row), torch.arange(8).to(ids), 1, 8)
     try:
-        with torch.autocast(ids.device.type, enabled=False):  # rounds too coarsely to tell
+        with evaluating(model), torch.autocast(ids.device.type, enabled=False):  # rounds too coarsely to tell
             expected = model(input_ids=apart, attention_mask=torch.ones_like(apart), use_cache=False).logits
             found = model(**packed.inputs(apart)).logits
     except (TypeError, ValueError, IndexError, RuntimeError):  # an architecture that does not know position_ids
         return False
-    finally:
-        model.train(was_training)
-    off = (found.view_as(expected) - expected).abs().max()
-    return bool(off <= _FAR * expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
+    return agree(found.view_as(expected), expected)
 
 
 def _rest_positions(packed: Packed) -> Tensor:

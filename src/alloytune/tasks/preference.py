@@ -26,7 +26,7 @@ from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.objectives import objective_of
 from alloytune.tasks.pairs import SIDES, STAND_INS, is_structured, read_answer, sift_pairs
 from alloytune.tasks.target_logits import target_logits
-from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import pad_inputs, row_names
 
 _NO_REFERENCE = (0.0, 0.0)
@@ -58,7 +58,7 @@ class PairBatch(Batch):
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(Task):
     """Pairs of answers; the loss is DPO's, one target per pair.
 
     What it compares with are the weights at the start of the stage, whose log-probabilities are computed once, so that
@@ -69,7 +69,6 @@ class Preference:
     beta: float
     auto_class: ClassVar[Any] = AutoModelForCausalLM
     pipeline: ClassVar[str] = "text-generation"
-    tunes: ClassVar[bool] = False
 
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
@@ -91,16 +90,6 @@ class Preference:
     def blank(cls) -> Self:
         """Give the task with the usual beta."""
         return cls(0.1)
-
-    @property
-    def learned(self) -> dict[str, Any]:
-        """Give nothing: there are no labels."""
-        return {}
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Give nothing: the head is the model's own."""
-        return {}
 
     def fitted(self, source: str) -> Self:
         """Ask for a decoder."""
@@ -153,10 +142,6 @@ class Preference:
             reference=torch.tensor([example.target.reference for example in examples]),
         )
 
-    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the loss summed over the pairs."""
-        return self.loss(self.outputs(model, batch), batch)
-
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the loss of log-probabilities [pairs, 2]."""
         assert isinstance(batch, PairBatch)
@@ -176,10 +161,6 @@ class Preference:
         logps = self.outputs(model, batch)
         lengths = (batch.targets != IGNORED).sum(1).view(2, -1).T
         return list(torch.cat([logps, lengths], dim=1).cpu().numpy())
-
-    def tuned(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> Self:
-        """Give the task as it is."""
-        return self
 
     def figures(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> np.ndarray:
         """Give by how much the chosen answer is likelier per token, and how much more it has gained, [rows, 2]."""
@@ -203,12 +184,6 @@ class Preference:
             "reward_accuracy": float((np.sign(margins) / 2 + 0.5).mean()),
             "loss": float(np.logaddexp(0, -margins).mean()),
         }
-
-    def details(
-        self, answers: Sequence[np.ndarray], examples: Sequence[Example], figures: np.ndarray
-    ) -> dict[str, Any]:
-        """Give nothing more."""
-        return {}
 
     def table(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> pl.DataFrame:
         """Give the preferred answer, and how sure the model is of the chosen one by DPO's reading of it."""

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from alloytune.data.rules import Given, Rules, Sieved, sieve_by
 from alloytune.errors import InputError
-from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
 from alloytune.tasks.uncached import call_uncached
 
@@ -24,7 +24,7 @@ LARGEST = float(np.finfo(np.float32).max)  # what is larger cannot be an output,
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(Task):
     """One number per text. The head learns (number - `mean`) / `std`, mean and standard deviation of training rows.
 
     `huber`: errors beyond one standard deviation count linearly, not squared.
@@ -35,7 +35,6 @@ class Regression:
     huber: bool = False
     auto_class: ClassVar[Any] = AutoModelForSequenceClassification
     pipeline: ClassVar[str] = "text-classification"
-    tunes: ClassVar[bool] = False
 
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
@@ -79,10 +78,6 @@ class Regression:
         targets = torch.tensor([(example.target - self.mean) / self.std for example in examples])
         return collate_texts(examples, targets, tokenizer)
 
-    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the loss summed over the examples."""
-        return self.loss(self.outputs(model, batch), batch)
-
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the squared errors, or Huber's, of standardised numbers; `label_smoothing` is refused beforehand."""
         loss = huber_loss if self.huber else mse_loss
@@ -97,10 +92,6 @@ class Regression:
         """Give the number of every example, in the units of the table."""
         standardised = self.outputs(model, batch).cpu().numpy().astype(np.float64)
         return list(standardised * self.std + self.mean)
-
-    def tuned(self, answers: Sequence[float], examples: Sequence[Example]) -> Self:
-        """Give the task as it is."""
-        return self
 
     def figures(self, answers: Sequence[float], examples: Sequence[Example]) -> np.ndarray:
         """Give number, predicted number and loss of every row."""
@@ -123,10 +114,6 @@ class Regression:
             "spearman": pearson(rankdata(targets), rankdata(predicted)),
             "loss": float(losses.mean()),
         }
-
-    def details(self, answers: Sequence[float], examples: Sequence[Example], figures: np.ndarray) -> dict[str, Any]:
-        """Give nothing more."""
-        return {}
 
     def table(self, answers: Sequence[float], examples: Sequence[Example]) -> pl.DataFrame:
         """Give the column `label`."""

@@ -21,7 +21,7 @@ from alloytune.errors import InputError
 from alloytune.tasks.aligning import align, blanks_of, glued_words
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
 from alloytune.tasks.masking import IGNORED
-from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import ROWS_AT_ONCE, pad_inputs, row_names
 from alloytune.tasks.uncached import call_uncached
 from alloytune.tasks.words import OUTSIDE, Sentence, is_on_words, read_sentences, read_spans, sift_spans, sift_tokens
@@ -37,7 +37,7 @@ class Tagged:
 
 
 @dataclass(frozen=True)
-class Tagging:
+class Tagging(Task):
     """A tag for every word; the loss is cross-entropy at one token of each. `labels` are the tags.
 
     Where `of_spans`, rows are texts with spans of characters, not tokens with tags. `first_outputs` are the logarithms
@@ -49,7 +49,6 @@ class Tagging:
     first_outputs: tuple[float, ...] | None = None
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
     pipeline: ClassVar[str] = "token-classification"
-    tunes: ClassVar[bool] = False
 
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
@@ -140,10 +139,6 @@ class Tagging:
             num_targets=sum(len(example.target.positions) for example in examples),
         )
 
-    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the cross-entropy summed over the words."""
-        return self.loss(self.outputs(model, batch), batch)
-
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the cross-entropy of logits; `label_smoothing` is the share of each target spread over all tags."""
         targets = batch.targets[batch.targets != IGNORED]
@@ -158,10 +153,6 @@ class Tagging:
         """Give the logits of every example, [words with a token, tags], in the words' order."""
         sizes = (batch.targets != IGNORED).sum(dim=1).tolist()
         return [logits.cpu().numpy() for logits in self.outputs(model, batch).split(sizes)]
-
-    def tuned(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> Self:
-        """Give the task as it is."""
-        return self
 
     def figures(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> np.ndarray:
         """Give for every row its entities, those found, those found rightly, its words, right words and summed loss."""

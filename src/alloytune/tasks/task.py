@@ -4,10 +4,11 @@ Such a file has the task's class as `TASK`, and its words stand in `alloytune.re
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -85,73 +86,98 @@ class Scores:
         return [gain(metric, 0.0, self.values[metric]), -self.values["loss"]]
 
 
-class Task(Protocol):
+class Task(ABC):
     """What is learned, with all that it has learned from the training rows, such as its labels.
 
     Methods that read `answers` read them as `answers` gives them, one for each of `examples`.
     """
 
-    auto_class: ClassVar[Any]  # transformers' Auto class with the head
-    pipeline: ClassVar[str]  # what model hubs call it
-    tunes: ClassVar[bool]  # whether `tuned` changes anything
+    tunes: ClassVar[bool] = False  # whether `tuned` changes anything
+
+    @property
+    @abstractmethod
+    def auto_class(self) -> Any:
+        """Give transformers' Auto class with the head."""
+
+    @property
+    @abstractmethod
+    def pipeline(self) -> str:
+        """Give what model hubs call it."""
 
     @classmethod
+    @abstractmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
         """Say what is to hold of rows with these columns. `settings` are the recipe's for this task."""
 
     @classmethod
+    @abstractmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
         """Learn from the training rows what the task must know of its answers."""
 
     @classmethod
+    @abstractmethod
     def recall(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Self:
         """Make the task anew of its `learned`, as it came back from JSON."""
 
     @classmethod
+    @abstractmethod
     def blank(cls) -> Self:
         """Give the task as it might be, to look at a model without any data."""
 
     @property
     def learned(self) -> dict[str, Any]:
         """Give what was learned from training and validation rows, in JSON's types."""
+        return {}
 
     @property
     def config(self) -> dict[str, Any]:
         """Give what the head, and whoever reads its outputs, needs in the model's config."""
+        return {}
 
+    @abstractmethod
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize rows. Columns of answers may be absent: targets are then of no account.
 
         Raises InputError for answers that the task does not know.
         """
 
+    @abstractmethod
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Batch:
         """Pad examples into one batch."""
 
     def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the loss summed over the batch's targets, as a float32 scalar."""
+        return self.loss(self.outputs(model, batch), batch)
 
+    @abstractmethod
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the loss of outputs, summed over the batch's targets."""
 
+    @abstractmethod
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give what the loss is made of, [targets, ...] in float32."""
 
+    @abstractmethod
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[Any]:
         """Give what the model answers to every example of a batch: arrays or texts in main memory."""
 
     def tuned(self, answers: Sequence[Any], examples: Sequence[Example]) -> Self:
         """Choose on validation rows what is not trained, such as a threshold."""
+        return self
 
+    @abstractmethod
     def figures(self, answers: Sequence[Any], examples: Sequence[Example]) -> np.ndarray:
         """Reduce every row to the few numbers that all values are made of, [rows, figures]."""
 
+    @abstractmethod
     def values(self, figures: np.ndarray) -> dict[str, float]:
         """Give the value of every metric of rows with these figures; NaN where they say nothing of it."""
 
     def details(self, answers: Sequence[Any], examples: Sequence[Example], figures: np.ndarray) -> dict[str, Any]:
         """Give the tables behind the values: lists of rows, or counts by row and column, also by `figures`."""
+        return {}
 
+    @abstractmethod
     def table(self, answers: Sequence[Any], examples: Sequence[Example]) -> pl.DataFrame:
         """Give answers as columns, the answer itself first."""
 

@@ -25,7 +25,7 @@ from alloytune.tasks.objectives import decoder_setting
 from alloytune.tasks.packing import can_pack, pack
 from alloytune.tasks.replies import Tokenized, tokenize_reply, tokenize_sides
 from alloytune.tasks.target_logits import target_logits
-from alloytune.tasks.task import Batch, Encoded, Example
+from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.text_scores import TextScore, text_scores
 from alloytune.tasks.texts import row_names
 
@@ -56,7 +56,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Writing:
+class Writing(Task):
     """Texts are learned token by token; the loss is the cross-entropy of the tokens of the answers.
 
     `columns` are those that the examples had. Answers are written for the first `generate` rows that are scored.
@@ -71,7 +71,6 @@ class Writing:
     max_new_tokens: int = 128
     bleu_words: str = "13a"
     pipeline: ClassVar[str] = "text-generation"
-    tunes: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
     asks: ClassVar[str] = "{source}"  # of a model that reads and writes in one row
 
@@ -177,10 +176,6 @@ class Writing:
             is_two_sided=self.is_two_sided,
         )
 
-    def summed_loss(self, model: Any, batch: Batch) -> Tensor:
-        """Give the cross-entropy summed over the tokens that are learned."""
-        return self.loss(self.outputs(model, batch), batch)
-
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the cross-entropy of logits; `label_smoothing` is the share of each target spread over all tokens."""
         targets = batch.targets[batch.targets != IGNORED]
@@ -224,10 +219,6 @@ class Writing:
             return sums
         each = cross_entropy(self.outputs(model, batch), batch.targets[chosen], reduction="none")
         return sums.index_add(0, chosen.nonzero()[:, 0].cpu(), each.cpu().double())
-
-    def tuned(self, answers: Sequence[Written], examples: Sequence[Example]) -> Self:
-        """Give the task as it is."""
-        return self
 
     def figures(self, answers: Sequence[Written], examples: Sequence[Example]) -> np.ndarray:
         """Give loss and tokens of every row, whether an answer was written, and the numbers of each score of it."""

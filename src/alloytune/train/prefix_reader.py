@@ -22,9 +22,9 @@ from alloytune.tasks.tokenized import count_tokens, passes
 from alloytune.train.activations import Block, Shelf, cut_block, lay_out, look_up
 from alloytune.train.calls import Call, read_call
 from alloytune.train.loop import Loss
+from alloytune.trying import agree, evaluating
 
 ROWS_PER_BLOCK = 64  # as many as are scored at a time
-_FAR = 1e-4  # of the largest output; rounding in float32 stays below it
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,8 @@ def agrees(prefix: FrozenPrefix, reading: Reading, examples: Sequence[Example]) 
         served.append(lay_out(call, found, reading.machine.device))
         return served[-1]
 
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             expected = reading.outputs_of(model, part)
             with prefix.serving(source):
                 inputs = prefix.inputs_of(lambda: reading.outputs_of(model, whole))
@@ -201,10 +199,7 @@ def agrees(prefix: FrozenPrefix, reading: Reading, examples: Sequence[Example]) 
                 found = reading.outputs_of(model, part)
     except (IndexError, RuntimeError, TypeError, ValueError):  # of a model that is built otherwise
         return False
-    finally:
-        model.train(was_training)
-    off = (found - expected).abs().max()
-    return bool(served) and bool(off <= _FAR * expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
+    return bool(served) and agree(found, expected)
 
 
 def _fits(call: Call, hidden: Hidden) -> bool:

@@ -130,12 +130,11 @@ def run_stage(
 
     `progress` is where to go on from. Raises Interrupted, after saving, when a stop was requested.
     """
-    clock = _Clock(progress.seconds)
+    clock, saved = _Clock(progress.seconds), _Saved(plan, progress.update)
 
     def behind(update: float) -> float:
         return plan.progress(update, clock.seconds(), progress.num_tokens)
 
-    saved_update, saved_at = progress.update, time.monotonic()
     steps = training_steps(
         run.model,
         run.optimizer,
@@ -159,7 +158,7 @@ def run_stage(
             num_moved=progress.num_moved + run.turns.num_moving,
         )
         watcher.on_step(step, progress)
-        is_due = _checkpoint_due(plan, progress.update - saved_update, time.monotonic() - saved_at)
+        is_due = saved.is_due(progress.update)
         if step.update % plan.evaluate_every == 0 or _ended(plan, progress):
             _stop_unless_finite(run, progress.update)
             run.optimizer.eval()
@@ -170,7 +169,7 @@ def run_stage(
         if is_due or is_stopping:
             _stop_unless_finite(run, progress.update)
             save(progress)
-            saved_update, saved_at = progress.update, time.monotonic()
+            saved.note(progress.update)
         if is_stopping:
             raise Interrupted("stopped; everything up to the last update is saved")
     if plan.keep == "best" and progress.best_update < progress.update:
@@ -241,10 +240,21 @@ def _is_enough(enough: Mapping[str, float], scores: Scores) -> bool:
     return any(reaches(metric, scores.values[metric], value) for metric, value in enough.items())
 
 
-def _checkpoint_due(plan: StagePlan, updates: int, seconds: float) -> bool:
-    return (plan.checkpoint_updates is not None and updates >= plan.checkpoint_updates) or (
-        plan.checkpoint_seconds is not None and seconds >= plan.checkpoint_seconds
-    )
+class _Saved:
+    """When a stage was saved last: it is due again after as many updates, or as much time, as its plan says."""
+
+    def __init__(self, plan: StagePlan, update: int) -> None:
+        self._plan = plan
+        self.note(update)
+
+    def note(self, update: int) -> None:
+        self._update, self._at = update, time.monotonic()
+
+    def is_due(self, update: int) -> bool:
+        updates, seconds = self._plan.checkpoint_updates, self._plan.checkpoint_seconds
+        return (updates is not None and update - self._update >= updates) or (
+            seconds is not None and time.monotonic() - self._at >= seconds
+        )
 
 
 class _Clock:
