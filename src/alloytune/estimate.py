@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from math import prod
 
@@ -19,6 +20,7 @@ from alloytune.build.plan import build_plan, build_updates
 from alloytune.build.session import Session
 from alloytune.evaluate.predict import ROWS_PER_PASS, predict, scoring_passes
 from alloytune.models.weights import free_only, named_weights
+from alloytune.recipe.types.stage import may_be_lost
 from alloytune.stages.course import make_turns
 from alloytune.stages.rate_search import num_searching
 from alloytune.stages.stage import begin_stage
@@ -200,11 +202,13 @@ def _training(session: Session, number: int, moving: Moving, course: Course, hel
     turns = make_turns(session, number, moving, course, optimizer)
     summed_loss = make_training_loss(session, number, moving, course)
     reader = make_reader(session, number, moving)[0].over(_few(updates).examples)
+    way_back = _bytes_of(session, moving.names) if may_be_lost(session.recipe.stages[number]) else 0
+    cost_of = partial(_cost, session, turns, optimizer, summed_loss, updates, held + way_back, reader=reader)
     per_epoch = int(count_tokens(updates.examples).sum())
     middle = math.ceil((plan.max_updates or updates.per_epoch) / 2)
     with in_training_form(session, number):
         costs = [
-            (share, _cost(session, turns, optimizer, summed_loss, updates, held, update, reader), turns.num_moving)
+            (share, cost_of(update=update), turns.num_moving)
             for update, share in typical_updates(course, middle).items()
         ]
     update = UpdateCost(
@@ -240,7 +244,7 @@ def _cost(
     """Try updates like `update` at rate zero: time over a few, operations over one fixed batch, memory at its most.
 
     Time and operations are those of updates that read back what frozen layers gave, if that is kept.
-    `held` is what the process holds before.
+    `held` is what the process holds before, with copies of weights as they were.
     """
     still, few = turns.at(update, 0.5), _few(updates)
     with reader.running():
@@ -264,6 +268,11 @@ def _seconds_per_token(
         )
         seconds = time.perf_counter() - began
     return seconds / num_tokens
+
+
+def _bytes_of(session: Session, names: frozenset[str]) -> int:
+    """Give what weights take."""
+    return sum(weight.nbytes for name, weight in named_weights(session.state.model).items() if name in names)
 
 
 def _steps(session: Session, optimizer: Optimizer, loss: Loss, updates: Updates, still: Still) -> Iterator[Step]:

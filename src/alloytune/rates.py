@@ -60,7 +60,8 @@ def adapter_rate(kind: str, num_body: int, reach: float = 1.0, *, again: bool = 
 
     One that reaches further goes more slowly, by the root of that. LoRA, alpha twice the rank, on `trec` (1,000): rank
     2 0.92 at 3e-3 and 0.91 at 6e-3, rank 8 0.93 at 3e-3, rank 32 0.84 at 3e-3, 0.94 at 1.5e-3 and 0.92 at 7.5e-4;
-    rsLoRA of rank 64 0.13 at 3e-3 and 0.89 at 4e-4.
+    rsLoRA of rank 64 0.13 at 3e-3 and 0.89 at 4e-4. Bottlenecks of reduction 2: in sequence 0.92 at 3e-3 and at 1e-3,
+    0.85 at 3e-4; in parallel beside prefixes (`mam-like`) 0.13 and 0.49 at 3e-3, 0.92 at 1e-3.
     """
     return auto_rate(KINDS_OF_ADAPTERS.get(kind, "adapter"), num_body, again=again) / math.sqrt(max(reach, 1.0))
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ from alloytune.build.caching import make_reader
 from alloytune.errors import Interrupted
 from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.record.folder import RunFolder
+from alloytune.stages import stage
 from alloytune.stages.rate_search import find_rates
 from alloytune.stages.stage import begin_stage
+from alloytune.stages.verdict import BROKEN, is_broken
+from alloytune.tasks.task import Scores
 from alloytune.terminal import Terminal
 from alloytune.watch import Watcher
 from flows.test_resume import assert_equal
@@ -47,6 +50,21 @@ class StopAt(Watcher):
             raise KeyboardInterrupt
 
 
+class Tries(Watcher):
+    """Notes why stages are tried again, and the loss of the first update of each try."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.losses: list[float] = []
+
+    def on_step(self, step: Any, progress: Any) -> None:
+        if step.update == 1:
+            self.losses.append(step.loss)
+
+    def on_retry(self, number: int, result: Mapping[str, Any]) -> None:
+        self.reasons.append(result["reason"])
+
+
 def start(place: Path, bert: Path, watcher: Watcher, stages: Sequence[dict[str, Any]] = STAGES) -> RunFolder:
     tiny.make_table(60).write_csv(place.parent / "table.csv")
     given = {"model": str(bert), "batch": 4, "checkpoint": "50 updates", "stages": stages}
@@ -63,13 +81,41 @@ def test_a_stage_too_short_to_search_says_so_and_names_its_rate(tmp_path: Path, 
     assert "107 updates or more; it takes the starting 0.06\n" in shown.getvalue()
 
 
+@pytest.mark.parametrize(("breaking", "rate", "tries"), [(1, "auto", 2), (9, "auto", 3), (9, 1e-3, 1)])
+def test_found_rates_that_broke_the_model_are_lowered(
+    breaking: int, rate: str | float, tries: int, tmp_path: Path, bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again from the weights before, twice at most; then the verdict tells of it."""
+    told, broken = Tries(), iter([True] * breaking + [False] * 9)
+    monkeypatch.setattr(stage, "is_broken", lambda before, after: next(broken))
+    stages = [{"name": "only", "train": "all", "rate": rate, "until": {"updates": 2}}]
+    folder = start(tmp_path / "run", bert, told, stages)
+    (result,) = folder.read("results.json")["stages"]
+    assert told.reasons == [BROKEN] * (tries - 1)
+    assert len(told.losses) == tries
+    assert max(told.losses) - min(told.losses) < 0.02  # of the first update: each try begins anew
+    assert (result["decision"], result["tries"]) == ("kept", tries)
+    assert result["rates"] == [pytest.approx((3e-4 if rate == "auto" else rate) * 0.3 ** (tries - 1))]
+    assert (BROKEN in result["reason"]) == (breaking == 9)
+
+
+def test_a_broken_model_tells_no_rows_apart() -> None:
+    def spreads(before: float | None, after: float | None) -> bool:
+        return is_broken(Scores({}, spread=before), Scores({}, spread=after))
+
+    assert spreads(0.05, 0.0005)
+    assert not spreads(0.05, 0.02)
+    assert not spreads(3e-5, 0.0)  # a model that never told them apart
+    assert not spreads(None, 0.0)
+
+
 def test_a_weight_of_a_joint_objective_is_not_searched_away(bert: Path) -> None:
     found, rates = [], []
     for adapter in (0.1, 1.0):
         stage = {"attach": {"lora": {"rank": 2}}, "train": "all | adapter", "joint": {"full": 1, "adapter": adapter}}
         session = begin({"stages": [{"name": "only", **stage, "until": {"updates": 214}}]}, bert)
         moving, _ = begin_stage(session, 0)
-        found.append(find_rates(session, 0, moving, moving.selected, make_reader(session, 0, moving)[0]))
+        found.append(find_rates(session, 0, moving, moving.selected, make_reader(session, 0, moving)[0], {}))
         rates.append(moving.rates)
     assert found[0] == found[1]
     assert all(one.sweep for one in found[0].values())

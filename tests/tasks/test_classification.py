@@ -34,6 +34,12 @@ def test_scores_by_hand() -> None:
     }
 
 
+def test_the_spread_of_logits_by_hand() -> None:
+    examples = [Example(str(n), {}, n) for n in range(2)]
+    logits = [np.array([1.0, 0.5]), np.array([3.0, 0.5])]
+    assert scores_of(Classification(("no", "yes")), logits, examples).spread == 1.0
+
+
 def test_calibration_by_hand() -> None:
     assert calibration_error(np.full(10, 0.8), np.arange(10) < 6) == pytest.approx(0.2)
     assert calibration_error(np.full(10, 0.6), np.arange(10) < 6) == pytest.approx(0.0)

@@ -39,6 +39,11 @@ def test_values_are_those_of_scipy_and_scikit_learn() -> None:
     assert found["spearman"] == pytest.approx(spearmanr(targets, predicted).statistic)
 
 
+def test_the_spread_is_standardised() -> None:
+    examples = [Example(str(n), {}, 1990.0 + n) for n in range(2)]
+    assert scores_of(Regression(1990.0, 5.0), [1980.0, 2000.0], examples).spread == 2.0
+
+
 def test_equal_numbers_have_no_correlation() -> None:
     assert values([1.0, 2.0], [5.0, 5.0])["pearson"] == 0.0
     assert values([2.0, 2.0], [1.0, 5.0])["r2"] == 0.0

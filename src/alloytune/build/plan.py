@@ -10,7 +10,7 @@ from alloytune.build.pace import in_training_form, make_stage_clip, make_stage_s
 from alloytune.build.session import Session
 from alloytune.evaluate.compare import clearly_behind
 from alloytune.learning import Learning
-from alloytune.recipe.types.ending import Patience, Until
+from alloytune.recipe.types.ending import Patience, Retry, Until
 from alloytune.recipe.types.stage import Stage, retry_of
 from alloytune.recipe.types.values import read_interval, read_multiplier
 from alloytune.tasks.abilities import Undivided, Varying
@@ -119,7 +119,7 @@ def _enough(score: float | Mapping[str, float] | None, metric: str) -> dict[str,
 def retries(stage: Stage) -> tuple[int, float]:
     """Give how often a stage may be tried again, and what its rates are multiplied with each time."""
     retry = retry_of(stage)
-    return (0, 1.0) if retry is None else (retry.times, read_multiplier(retry.rate))
+    return (0, read_multiplier(Retry().rate)) if retry is None else (retry.times, read_multiplier(retry.rate))
 
 
 def in_updates(interval: str, updates_per_epoch: int) -> int:

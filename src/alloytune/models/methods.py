@@ -209,6 +209,11 @@ class BottleneckSettings(Method):
     layers = "output projection"
     mergeable = False
 
+    @property
+    def reach(self) -> float:  # type: ignore[override]
+        """Every unit of the narrow layer adds to the step: as many as there are, beside reduction 8."""
+        return 8 / self.reduction
+
     def targets(self, model: nn.Module, roles: Roles, names: frozenset[str]) -> list[str]:
         """Give the projections that lead out of the selected blocks."""
         return output_targets(model, roles, names)

@@ -43,6 +43,10 @@ class StageFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / f"{name}.json", dict(value))
 
+    def has(self, name: str) -> bool:
+        """Tell whether one of the stage's JSON files is there, such as `rates`."""
+        return (self.path / f"{name}.json").exists()
+
     def progress_folders(self) -> list[Path]:
         """Give the checkpoints from within the stage, newest first."""
         return sorted(self.path.glob("progress-*"), reverse=True)

@@ -15,7 +15,7 @@ from alloytune.build.pace import in_training_form, make_stage_clip, make_stage_l
 from alloytune.build.plan import build_plan, build_updates
 from alloytune.build.session import Place, Session
 from alloytune.models.roles import Roles
-from alloytune.models.weights import copy_weights, free_only, put_weights
+from alloytune.models.weights import Weights, copy_weights, free_only, put_weights
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.types.recipe import Recipe
 from alloytune.recipe.types.stage import Stage
@@ -53,11 +53,11 @@ class Found:
 
 
 def find_rates(
-    session: Session, number: int, moving: Moving, selected: Selected, reader: PrefixReader
+    session: Session, number: int, moving: Moving, selected: Selected, reader: PrefixReader, held: Weights
 ) -> dict[Side, Found]:
     """Find the rates that a stage leaves to `auto`, by moving what of it is `selected`; weights stay as they are.
 
-    `reader` gives what the frozen layers give.
+    `reader` gives what the frozen layers give; `held` are copies of weights as they are, which need no other.
 
     A stage that is too short for a sweep, or that time alone ends, keeps its starting values. Weights of a joint
     objective stay out of it, or they would be searched away.
@@ -69,7 +69,7 @@ def find_rates(
     updates = replace(build_updates(session, number, Place.SEARCHING), beside={})
     num_updates = num_searching(session, number, moving)
     model = session.state.model
-    before = copy_weights(model, moving.names if num_updates else ())
+    before = {**held, **copy_weights(model, moving.names - held.keys() if num_updates else ())}
     found: dict[Side, Found] = {}
     for side, start in sides.items():
         sweep = None

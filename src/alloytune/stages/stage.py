@@ -16,10 +16,10 @@ from alloytune.errors import InputError, Interrupted
 from alloytune.evaluate.predict import score
 from alloytune.learning import Reached
 from alloytune.models.state import Snapshot
-from alloytune.models.weights import free_only, named_weights
+from alloytune.models.weights import Weights, free_only, named_weights
 from alloytune.recipe.read import resolved
 from alloytune.recipe.types.choosing import ByTurns
-from alloytune.recipe.types.stage import Stage
+from alloytune.recipe.types.stage import Stage, leaves_rates_open, may_be_lost
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.stages.anchoring import anchor
@@ -28,7 +28,7 @@ from alloytune.stages.course import make_course, make_turns
 from alloytune.stages.measures import Measures, measure_stage
 from alloytune.stages.rate_search import find_rates, num_searching, settle, starting_rates
 from alloytune.stages.snapshots import combine_snapshots, kept_checkpoint, kept_stages, names_combined, weights_after
-from alloytune.stages.verdict import judge
+from alloytune.stages.verdict import BROKEN, is_broken, judge
 from alloytune.tasks.task import Scores
 from alloytune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alloytune.train.loop import Step
@@ -39,6 +39,7 @@ from alloytune.train.stage import Progress, StageRun, run_stage
 from alloytune.train.turns import Course, Turn
 from alloytune.watch import Watcher
 
+MENDS = 2  # new tries, where rates that were found broke the model
 PROGRESS_KEPT = 2  # checkpoints from within a stage: the newest, and the one before should that be damaged
 
 
@@ -85,15 +86,17 @@ class StageOfRun:
     def carry_out(self, before: Reached) -> Reached:
         """Train the stage until it is kept or given up; give the scores of the model that remains."""
         num_retries, factor = retries(self.stage)
+        num_tries = 1 + (max(num_retries, MENDS) if self._finds_rates() else num_retries)
         learning = self.session.recipe.learning_of(self.number)
         known = before.scores if before.learning == learning else None
         checkpoint = self._newest_progress()
         first = checkpoint.state["attempt"] if checkpoint else 0
-        for attempt in range(first, num_retries + 1):
+        for attempt in range(first, num_tries):
             begun = self._begin(factor**attempt, known)
             trained = self._train(attempt, begun, checkpoint) if begun.moving.groups else Trained()
             scores, shares = self._combine(begun, trained.progress)
-            result = self._result(attempt, begun, trained, scores) | shares
+            may_mend = is_broken(begun.before, scores) and attempt + 1 < num_tries
+            result = self._result(attempt, begun, trained, scores, may_mend=may_mend) | shares
             if result["decision"] == Decision.KEPT:
                 tensors = {"weights": self.session.state.touched_weights(), **trained.memory}
                 state = {"optimizer": asdict(begun.moving.optimizer)}
@@ -103,10 +106,15 @@ class StageOfRun:
             self.session.state.restore(begun.way_back)
             known = begun.before
             checkpoint = None
-            if attempt < num_retries:
-                self.watcher.on_retry(self.number, result)
+            if not may_mend and attempt >= num_retries:
+                break
+            self.watcher.on_retry(self.number, result)
         self._pass_over(result)
         return before
+
+    def _finds_rates(self) -> bool:
+        """Tell whether the stage finds rates itself, or has found some before a resume."""
+        return leaves_rates_open(self.stage) or self.folder.has("rates")
 
     def _begin(self, factor: float, before: Scores | None) -> Begun:
         """Merge, drop and attach, and free what moves, at `factor` times its rates.
@@ -115,7 +123,7 @@ class StageOfRun:
         """
         state = self.session.state
         self.session.machine.reset_peak()
-        may_lose = self.stage.accept is not None  # one that is kept in any case needs no way back
+        may_lose = may_be_lost(self.stage) or self._finds_rates()
         by_adapters = state.snapshot(weights_at_stake(self.session, self.number) if may_lose else frozenset())
         enter_stage(self.session, self.number)
         anchor(self.session, ["train"])
@@ -128,7 +136,7 @@ class StageOfRun:
         way_back = replace(by_adapters, weights={**by_training.weights, **by_reinit.weights, **by_adapters.weights})
         reader, not_kept = make_reader(self.session, self.number, moving)
         if any(group.start is not None for group in moving.groups):
-            moving = self._find_rates(moving, course, reader)
+            moving = self._find_rates(moving, course, reader, state.heads.as_current(by_training.weights))
         return Begun(moving.slower(factor), course, way_back, before, combined, reader, not_kept)
 
     def _names_combined(self) -> frozenset[str]:
@@ -136,10 +144,10 @@ class StageOfRun:
             return frozenset()
         return names_combined(self.session, self.number, measures_of(self.session, self.number, self.folder))
 
-    def _find_rates(self, moving: Moving, course: Course, reader: PrefixReader) -> Moving:
+    def _find_rates(self, moving: Moving, course: Course, reader: PrefixReader, held: Weights) -> Moving:
         """Search the rates that are left to `auto`, and write them where a resume reads them.
 
-        Where weights take turns, those of the first turn are searched with.
+        Where weights take turns, those of the first turn are searched with. `held` are copies of weights as they are.
         """
         if num_searching(self.session, self.number, moving):
             self.watcher.on_rate_search(self.number, self.stage)
@@ -147,7 +155,7 @@ class StageOfRun:
             self.watcher.on_starting_rates(self.number, self.stage, list(starting_rates(moving).values()))
         session, state = self.session, self.session.state
         selected = course.turn(0).selected if isinstance(self.stage.train, ByTurns) else moving.selected
-        found = find_rates(session, self.number, moving, selected, reader)
+        found = find_rates(session, self.number, moving, selected, reader, held)
         measures = measures_of(session, self.number, self.folder)
         recipe = settle(session.recipe, self.number, found, moving, state.roles(), measures)
         self.folder.write("rates", {side: one.to_json() for side, one in found.items()})
@@ -237,9 +245,16 @@ class StageOfRun:
             raise Interrupted("stopped; everything up to the last checkpoint is saved")
         return validate(self.session)
 
-    def _result(self, attempt: int, begun: Begun, trained: Trained, scores: Scores) -> dict[str, Any]:
+    def _result(
+        self, attempt: int, begun: Begun, trained: Trained, scores: Scores, *, may_mend: bool
+    ) -> dict[str, Any]:
+        """Give the verdict and what led to it; a broken model that lower rates may mend is not kept."""
         moving, progress, before = begun.moving, trained.progress, begun.before
         kept, reason = judge(self.run_folder, self.session, self.number, before, scores)
+        if may_mend:
+            kept, reason = False, BROKEN
+        elif is_broken(before, scores):
+            reason = f"{reason}; {BROKEN}"
         shapes = self.session.state.roles().shapes
         recipe = self.session.recipe
         learns = recipe.view(self.number).task_name if recipe.learning_of(self.number) else None

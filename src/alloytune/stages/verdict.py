@@ -12,6 +12,17 @@ from alloytune.record.folder import RunFolder
 from alloytune.stages.snapshots import kept_stages
 from alloytune.tasks.task import Scores
 
+BROKEN = "the model answers the same to every row"
+LEAST_SPREAD = 1e-2  # of outputs that tell rows apart, beyond the rounding of bfloat16
+STILL_TOLD = 0.1  # of the spread before; a model that learns spreads its outputs, or leaves them as far apart
+
+
+def is_broken(before: Scores, after: Scores) -> bool:
+    """Tell whether a model told rows apart, and does no more: too high a rate leaves it so for good."""
+    if before.spread is None or after.spread is None or before.spread < LEAST_SPREAD:
+        return False
+    return after.spread < STILL_TOLD * before.spread
+
 
 def judge(folder: RunFolder, session: Session, number: int, before: Scores, after: Scores) -> tuple[bool, str]:
     """Decide whether a stage is kept, and say why. `before` are the scores of the model that it began with."""

@@ -22,7 +22,7 @@ from alloytune.tasks.labels import (
     sort_naturally,
     warn_of_labels,
 )
-from alloytune.tasks.metrics import choice_details, choice_figures, choice_values
+from alloytune.tasks.metrics import choice_details, choice_figures, choice_values, spread_of
 from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
 from alloytune.tasks.uncached import call_uncached
@@ -104,6 +104,10 @@ class Classification(Task):
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
         """Give the logits of every example, [labels]."""
         return list(self.outputs(model, batch).cpu().numpy())
+
+    def spread(self, answers: Sequence[np.ndarray]) -> float:
+        """Give how far logits differ from row to row."""
+        return spread_of(np.stack(answers))
 
     def figures(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> np.ndarray:
         """Give class number, predicted class number, cross-entropy and confidence of every row."""

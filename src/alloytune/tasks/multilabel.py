@@ -19,6 +19,7 @@ from alloytune.data.rules import Counts, Given, Rules
 from alloytune.errors import InputError
 from alloytune.tasks.label_lists import num_switches, read_labels, sift_labels, write_labels
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
+from alloytune.tasks.metrics import spread_of
 from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import collate_texts, encode_texts, text_columns
 from alloytune.tasks.thresholds import best_threshold, set_details, set_figures, set_values
@@ -114,6 +115,10 @@ class Multilabel(Task):
     def answers(self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
         """Give the logits of every example, [labels]."""
         return list(self.outputs(model, batch).cpu().numpy())
+
+    def spread(self, answers: Sequence[np.ndarray]) -> float:
+        """Give how far logits differ from row to row."""
+        return spread_of(np.stack(answers))
 
     def tuned(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> Self:
         """Choose the thresholds that give the best F1: micro-F1 with one for all labels, or each label's own."""

@@ -93,6 +93,10 @@ class Regression(Task):
         standardised = self.outputs(model, batch).cpu().numpy().astype(np.float64)
         return list(standardised * self.std + self.mean)
 
+    def spread(self, answers: Sequence[float]) -> float:
+        """Give how far numbers differ from row to row, standardised."""
+        return float(np.std(answers)) / self.std
+
     def figures(self, answers: Sequence[float], examples: Sequence[Example]) -> np.ndarray:
         """Give number, predicted number and loss of every row."""
         targets, predicted = np.array([example.target for example in examples]), np.array(answers, dtype=np.float64)

@@ -21,6 +21,7 @@ from alloytune.errors import InputError
 from alloytune.tasks.aligning import align, blanks_of, glued_words
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
 from alloytune.tasks.masking import IGNORED
+from alloytune.tasks.metrics import spread_of
 from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import ROWS_AT_ONCE, pad_inputs, row_names
 from alloytune.tasks.uncached import call_uncached
@@ -153,6 +154,10 @@ class Tagging(Task):
         """Give the logits of every example, [words with a token, tags], in the words' order."""
         sizes = (batch.targets != IGNORED).sum(dim=1).tolist()
         return [logits.cpu().numpy() for logits in self.outputs(model, batch).split(sizes)]
+
+    def spread(self, answers: Sequence[np.ndarray]) -> float:
+        """Give how far logits differ from word to word."""
+        return spread_of(np.concatenate(answers))
 
     def figures(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> np.ndarray:
         """Give for every row its entities, those found, those found rightly, its words, right words and summed loss."""

@@ -74,12 +74,14 @@ class Scores:
     """What a model reaches on a split: `values` by metric, and in `details` the tables behind them.
 
     `figures` are the few numbers of every row that all values are made of, [rows, figures] in the split's order: two
-    models can be compared row by row.
+    models can be compared row by row. `spread` is how far the model's outputs differ from row to row, where that tells
+    something of it.
     """
 
     values: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
     figures: list[list[float]] = field(default_factory=list)
+    spread: float | None = None
 
     def rank(self, metric: str) -> list[float]:
         """Give what is larger for a better model: by a metric, and equal ones by the loss."""
@@ -165,6 +167,10 @@ class Task(ABC):
         """Choose on validation rows what is not trained, such as a threshold."""
         return self
 
+    def spread(self, answers: Sequence[Any]) -> float | None:
+        """Give how far outputs differ from row to row: their standard deviation; None where that says nothing."""
+        return None
+
     @abstractmethod
     def figures(self, answers: Sequence[Any], examples: Sequence[Example]) -> np.ndarray:
         """Reduce every row to the few numbers that all values are made of, [rows, figures]."""
@@ -192,4 +198,4 @@ def scores_of(task: Task, answers: Sequence[Any], examples: Sequence[Example]) -
     """Score the answers to a whole split; a metric of which it says nothing is 0."""
     figures = task.figures(answers, examples)
     values = {metric: 0.0 if math.isnan(value) else value for metric, value in task.values(figures).items()}
-    return Scores(values, task.details(answers, examples, figures), figures.tolist())
+    return Scores(values, task.details(answers, examples, figures), figures.tolist(), task.spread(answers))

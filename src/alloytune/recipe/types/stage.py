@@ -67,7 +67,7 @@ class Stage(Part):
             "Learning rate of everything that moves and has no rate of its own; auto takes a starting value from what "
             "moves, the model's size, and what an earlier stage has trained, and finds the rate from there in a short "
             "test on training rows (in stages of about 107 updates and more, of twice as many where pretrained weights "
-            "and adapters both move); a mapping lets it follow a score."
+            "and adapters both move), and lowers it where it broke the model; a mapping lets it follow a score."
         ),
     )
     rates: dict[SelectionText, Rate | Literal["auto"]] = Field(
@@ -177,6 +177,17 @@ class Stage(Part):
 
 
 WITHOUT_TRAINING = frozenset({"name", "attach", "merge", "drop", "train", "combine", "accept", "otherwise"})
+
+
+def leaves_rates_open(stage: Stage) -> bool:
+    """Tell whether any rate of a stage is still to be found."""
+    common = stage.rate.largest if isinstance(stage.rate, Scaled) else stage.rate
+    return "auto" in (common, *stage.rates.values())
+
+
+def may_be_lost(stage: Stage) -> bool:
+    """Tell whether a stage may have to go back to what was before it: else it is kept in any case."""
+    return stage.accept is not None or leaves_rates_open(stage)
 
 
 def retry_of(stage: Stage) -> Retry | None:
