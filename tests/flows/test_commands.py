@@ -123,6 +123,16 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     assert out["label"].to_list() == ["good", None, "bad", None]
     assert out["probability_good"][0] + out["probability_bad"][0] == pytest.approx(1)
 
+    rows = [
+        {"id": 7, "text": "the film was superb", "tags": ["\ud83d", "\u6797"], "price": 1.5},
+        {"text": "a dull plot", "id": None},
+    ]
+    (place / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert command("predict", "run", "new.jsonl", "--output", "out.jsonl").code == 0
+    answered = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+    assert [{key: row[key] for key in given} for row, given in zip(answered, rows, strict=True)] == rows
+    assert [row["label"] for row in answered] == ["good", "bad"]
+
     again = command("predict", "run", "out.csv", "--output", "again.csv")
     assert again.code == 0, again.err
     thrice = command("predict", "run", "again.csv", "--output", "again.csv")

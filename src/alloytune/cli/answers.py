@@ -1,6 +1,7 @@
 """The table that `predict` writes: the rows as they were given, and the answers beside them."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,17 +32,27 @@ def free_names(taken: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def write_table(table: "pl.DataFrame", output: Path) -> None:
-    """Write CSV or JSONL aside and rename it, so that a failure leaves the old file whole."""
+def write_table(
+    given: "pl.DataFrame", answers: "pl.DataFrame", output: Path, records: Sequence[Mapping[str, object]] | None
+) -> None:
+    """Write CSV or JSONL aside and rename it, so that a failure leaves the old file whole.
+
+    `records` are the given rows with their types, which JSONL keeps, where the given file has such.
+    """
+    import polars as pl
+
     from alloytune.record.atomic import save_errors
 
     aside = output.with_name(f".{output.name}.partial")
     with save_errors(output):
         try:
             if output.suffix == ".csv":
-                table.write_csv(aside)
+                pl.concat([given, answers], how="horizontal").write_csv(aside)
             else:
-                table.write_ndjson(aside)
+                pairs = zip(records or given.iter_rows(named=True), answers.iter_rows(named=True), strict=True)
+                lines = (json.dumps({**row, **answer}, ensure_ascii=False) + "\n" for row, answer in pairs)
+                # half a surrogate pair, which JSON may hold and UTF-8 may not, is escaped again
+                aside.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
             aside.replace(output)
         finally:
             aside.unlink(missing_ok=True)

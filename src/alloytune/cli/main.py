@@ -182,6 +182,7 @@ def predict(
     if output is not None:
         require_writable(output)
     given = read_for(run, table, encoding)
+    from alloytune.data.read import read_records
     from alloytune.models.load import quiet
     from alloytune.report.tables import count_rows
     from alloytune.use import load_tuned
@@ -190,16 +191,16 @@ def predict(
     columns = given_of(text=text, text_pair=text_pair) | read_columns(column)
     answers = load_tuned(run, precision.value).predict_table(given, table, columns)
     names = free_names(given.columns, answers.columns)
-    result = pl.concat([given, answers.rename(names)], how="horizontal")
+    answers = answers.rename(names)
     if taken := [f'"{name}"' for column, name in names.items() if column != name]:
         typer.echo(f"the table's columns stay as they are; answers are in {', '.join(taken)}", err=True)
     if num_empty := answers.to_series(0).null_count():
         are = "gets no answer, as there is" if num_empty == 1 else "get no answer, as there is"
         typer.echo(f"{count_rows(num_empty)} {are} nothing to read, or nothing that can be read", err=True)
     if output is None:
-        sys.stdout.write(result.write_csv())
+        sys.stdout.write(pl.concat([given, answers], how="horizontal").write_csv())
     else:
-        write_table(result, output)
+        write_table(given, answers, output, read_records(table, encoding))
 
 
 @app.command()

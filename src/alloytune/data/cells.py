@@ -30,7 +30,7 @@ def as_string(value: object) -> str | None:
                 return None
             return str(int(value)) if value.is_integer() else str(value)
         case list() | tuple() | dict():
-            return json.dumps(value, ensure_ascii=False, default=_as_json)
+            return as_string(json.dumps(value, ensure_ascii=False, default=_as_json))
         case set() | frozenset() | np.ndarray():
             return as_string(_as_json(value))
         case bytes():

@@ -96,12 +96,14 @@ def _require_width(path: Path, line: int, record: list[str], header: list[str]) 
 
 def parse_json_lines(path: Path, text: str) -> pl.DataFrame:
     """Parse one JSON object a line; a key missing from some is null there."""
-    records: list[dict[str, object]] = []
+    return _table_of_records(path, json_records(path, text))
+
+
+def json_records(path: Path, text: str) -> list[dict[str, object]]:
+    """Give the JSON objects of a text, one a line, as they are."""
     # Not splitlines: JSON strings may hold U+2028 and other characters that it breaks at.
-    for line, source in enumerate(text.split("\n"), 1):
-        if source.strip():
-            records.append(_parse_json(path, line, source))
-    return _table_of_records(path, records)
+    lines = enumerate(text.split("\n"), 1)
+    return [_parse_json(path, line, source) for line, source in lines if source.strip()]
 
 
 def _parse_json(path: Path, line: int, source: str) -> dict[str, object]:

@@ -9,11 +9,12 @@ import polars as pl
 from alloytune.data import conll
 from alloytune.data.columns import require_rows
 from alloytune.data.encoding import decode_file
-from alloytune.data.parse import parse_csv, parse_json_lines, parse_parquet
+from alloytune.data.parse import json_records, parse_csv, parse_json_lines, parse_parquet
 from alloytune.errors import InputError
 
 PEEKED = 100  # lines
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", *conll.SUFFIXES)
+JSON_LINES = (".jsonl", ".ndjson")
+SUFFIXES = (".csv", ".tsv", *JSON_LINES, ".parquet", *conll.SUFFIXES)
 
 
 def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ") -> pl.DataFrame:
@@ -38,6 +39,13 @@ def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ")
         table = parse.get(suffix, parse_json_lines)(path, text)
     require_rows(table, path)
     return table
+
+
+def read_records(path: Path, encoding: str = "utf-8") -> list[dict[str, object]] | None:
+    """Give the rows of a table that `read_table` has read, with JSON's types where it is JSON Lines; else None."""
+    if path.suffix.lower() not in JSON_LINES:
+        return None
+    return json_records(path, decode_file(path, _read_bytes(path), encoding, "--encoding "))
 
 
 def peek_columns(path: Path, encoding: str = "utf-8") -> list[str]:

@@ -182,7 +182,7 @@ WITHOUT_TRAINING = frozenset({"name", "attach", "merge", "drop", "train", "combi
 def leaves_rates_open(stage: Stage) -> bool:
     """Tell whether any rate of a stage is still to be found."""
     common = stage.rate.largest if isinstance(stage.rate, Scaled) else stage.rate
-    return "auto" in (common, *stage.rates.values())
+    return stage.train is not None and "auto" in (common, *stage.rates.values())
 
 
 def may_be_lost(stage: Stage) -> bool:
