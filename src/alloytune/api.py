@@ -40,6 +40,11 @@ def tune(
     every mistake at once.
     """
     quiet()
+    for split in ("validation", "test"):
+        if not isinstance(columns.get(split, ""), str | Path | None):
+            what = f"{type(columns[split]).__name__} is no path"
+            raise InputError(f"data.{split}", what, "write it to a file, such as Parquet, and give its path")
+    columns = {key: str(value) if isinstance(value, Path) else value for key, value in columns.items()}
     table = None if isinstance(data, str | Path) else parse_table(data)
     given: dict[str, Any] = {"data": columns} if columns else {}
     if table is None:

@@ -11,15 +11,16 @@ import polars as pl
 
 from alloytune.build.data import build_rules
 from alloytune.build.session import build_architecture
+from alloytune.data.cells import as_string, whole_numbers
 from alloytune.data.clean import drop_missing, repair, strip
 from alloytune.data.columns import add_stand_ins, require_columns
-from alloytune.data.parse import parse_table
+from alloytune.data.read import any_table
 from alloytune.data.rules import Sieved
 from alloytune.errors import InputError
 from alloytune.evaluate.judge import score_with_intervals
 from alloytune.evaluate.predict import predict
 from alloytune.machine import Machine, Precision, find_machine
-from alloytune.models.load import load_model, load_tokenizer, token_limit
+from alloytune.models.load import load_model, load_tokenizer, quiet, token_limit
 from alloytune.models.reload import put_adapters
 from alloytune.recipe.read import recipe_from
 from alloytune.recipe.types.recipe import Recipe
@@ -60,10 +61,13 @@ class Tuned:
         scores = self.results["test"] or [self.results["start"], *kept][-1]
         return dict(scores["values"])
 
-    def predict(
-        self, texts: Sequence[str | None] | str, text_pairs: Sequence[str | None] | str | None = None
-    ) -> pl.DataFrame:
-        """Answer texts: for labels columns `label`, `probability` and one probability per label; a row per text."""
+    def predict(self, texts: Any, text_pairs: Sequence[str | None] | str | None = None) -> pl.DataFrame:
+        """Answer texts: for labels columns `label`, `probability` and one probability per label; a row per text.
+
+        A table is answered as `predict_table` does it.
+        """
+        if isinstance(texts, Path | Mapping) or hasattr(texts, "columns"):
+            return self.predict_table(texts)
         if unknown := sorted(set(self._texts) - {"text", "text_pair"}):
             raise InputError("texts", f"the model reads {', '.join(unknown)}", "give a table to predict_table")
         columns = {"text": _texts("texts", texts)}
@@ -77,10 +81,10 @@ class Tuned:
     ) -> pl.DataFrame:
         """Answer the rows of a table with the run's own columns, or with those of the task, such as `text`.
 
-        The table is anything that `tune` takes; an empty text gets an empty answer. `where` names it in errors.
-        `columns` says what columns are called here, by the task's names: `{"text": "review"}`.
+        The table is a file's path, or anything that `tune` takes; an empty text gets an empty answer. `where` names it
+        in errors. `columns` says what columns are called here, by the task's names: `{"text": "review"}`.
         """
-        return self._predict(self._choose_columns(parse_table(table), where, self._texts, columns or {}))
+        return self._predict(self._choose_columns(any_table(table), where, self._texts, columns or {}))
 
     def _predict(self, table: pl.DataFrame) -> pl.DataFrame:
         """Answer every row: the number of those that are answered in scores is of no account here."""
@@ -111,10 +115,10 @@ class Tuned:
         """Score on a table with the run's own columns, or with those of the task, such as `text` and `label`.
 
         Give values, 95 % intervals, details, rows, and `left_out`: how many rows cannot be used, by the reason. The
-        table is anything that `tune` takes, and is treated as the training's rows were. `where` and `columns` as in
-        `predict_table`.
+        table is a file's path, or anything that `tune` takes, and is treated as the training's rows were. `where` and
+        `columns` as in `predict_table`.
         """
-        chosen = self._choose_columns(parse_table(table), where, list(self.recipe.columns), columns or {})
+        chosen = self._choose_columns(any_table(table), where, list(self.recipe.columns), columns or {})
         rules = build_rules(self.recipe)
         rows, dropped = self._clean(chosen)
         rows, unanswered = rules.answered(rows)
@@ -149,9 +153,12 @@ class Tuned:
         table = add_stand_ins(table, own, build_rules(self.recipe).stand_ins)
         has_own = all(column in table.columns for column in own.values())
         if not given and not has_own and all(name in table.columns for name in own):
-            return table.select(list(own))
+            own = {name: name for name in own}
         require_columns(table, where, list(own.values()))
-        return table.select(pl.col(column).alias(name) for name, column in own.items())
+        chosen = table.select(pl.col(column).alias(name) for name, column in own.items())
+        if any(str(label).endswith(".0") for label in self.results["learned"].get("labels", ())):
+            return chosen
+        return whole_numbers([chosen], "label")[0]
 
     def _clean(self, table: pl.DataFrame) -> Sieved:
         """Treat rows as those of the training were, and drop those that cannot be used; `row` counts from 1."""
@@ -192,9 +199,11 @@ class Tuned:
 def _texts(where: str, given: Sequence[str | None] | str) -> list[str | None]:
     """Give texts as a list; a single string is one text, None an empty one."""
     texts: list[str | None] = [given] if isinstance(given, str) else list(given)
-    for text in texts:
-        if text is not None and not isinstance(text, str):
-            raise InputError(where, f"{text!r} is no text", "give a string, or a list of strings")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            if as_string(text) is not None:  # NaN and NA are missing, too
+                raise InputError(where, f"{text!r} is no text", "give a string, or a list of strings")
+            texts[place] = None
     return texts
 
 
@@ -204,6 +213,7 @@ def load_tuned(path: str | Path, precision: Precision = "float32") -> Tuned:
     `precision` is that of matrix products: float32, in which the run was tested and others load the model, or `auto`
     for what this machine computes fastest.
     """
+    quiet()
     folder = RunFolder.open(Path(path))
     results = folder.read("results.json")
     recipe = recipe_from(results["recipe"], source=str(folder.path / "results.json"))

@@ -27,6 +27,12 @@ def test_sentences_are_rows(tmp_path: Path) -> None:
     assert [json.loads(cell) for cell in table["tags"]] == [["B-ORG", "O"], ["O", "O"]]
 
 
+def test_what_has_no_tag_is_read_to_be_tagged(tmp_path: Path) -> None:
+    file = tmp_path / "new.conll"
+    file.write_text("EU\nrejects\n\nit\n", encoding="utf-8")
+    assert read_table(file).to_dict(as_series=False) == {"tokens": ['["EU", "rejects"]', '["it"]']}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("EU B-ORG\nrejects\n", "line 2 has no tag: 'rejects'"), ("\n\n# nothing\n", "there are no rows")],

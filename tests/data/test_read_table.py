@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alloytune.data.cells import as_strings
+from alloytune.data.cells import as_strings, whole_numbers
 from alloytune.data.columns import require_columns
 from alloytune.data.encoding import guess_encoding
 from alloytune.data.parse import parse_table
@@ -106,6 +106,16 @@ def test_other_delimiters_of_csv_are_taken_from_the_header(mark: str, tmp_path: 
     path.write_text(f"text{mark}label\nwell, so{mark}a\nx{mark}b\n", encoding="utf-8")
     assert read_table(path).rows() == [("well, so", "a"), ("x", "b")]
     assert peek_columns(path) == ["text", "label"]
+
+
+def test_whole_numbers_are_the_same_labels_however_they_are_written() -> None:
+    """pandas writes 1 as 1.0 into a column in which a number is missing."""
+    given, other = (pl.DataFrame({"label": cells}) for cells in (["1.0", None, "2.0"], ["1", "2"]))
+    found = [table["label"].to_list() for table in whole_numbers([given, other], "label")]
+    assert found == [["1", None, "2"], ["1", "2"]]
+    half = pl.DataFrame({"label": ["1.0", "1.5"]})
+    assert whole_numbers([half, given], "label")[0].equals(half)
+    assert whole_numbers([given], "other")[0].equals(given)
 
 
 def test_tsv_without_quoting_is_read(tmp_path: Path) -> None:

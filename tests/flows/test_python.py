@@ -79,9 +79,20 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
     assert odd["probability_bad"].is_null().to_list() == [False, True, False, True]
     assert again.predict("a superb film").equals(again.predict(["a superb film"]))
     with pytest.raises(alloytune.InputError, match="3 is no text"):
-        again.predict(["fine", 3])  # type: ignore[list-item]
+        again.predict(["fine", 3])
+    assert again.predict([float("nan"), "a superb film"])["label"].is_null().to_list() == [True, False]
+    assert again.predict(table).equals(again.predict_table(table))
+    table.to_csv(tmp_path / "held.csv", index=False)
+    assert again.predict(tmp_path / "held.csv").equals(again.predict_table(str(tmp_path / "held.csv")))
     with pytest.raises(alloytune.InputError, match="trained on single texts"):
         again.predict("a text", "its pair")
+
+
+def test_a_given_split_is_a_path(bert: Path) -> None:
+    with pytest.raises(alloytune.InputError, match=r"data\.validation: DataFrame is no path"):
+        alloytune.tune(TABLE, str(bert), "head", validation=TABLE)
+    with pytest.raises(alloytune.InputError, match="Series is no table"):
+        alloytune.tune(pd.Series(["a"]), str(bert), "head")
 
 
 def test_pairs_and_integer_labels(bert: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,15 @@ def as_strings(table: pl.DataFrame, where: Path | str = "table") -> pl.DataFrame
     require_unique(where, names)
     columns = zip(names, table.get_columns(), strict=True)
     return pl.DataFrame([_column_as_strings(column).alias(name) for name, column in columns])
+
+
+def whole_numbers(tables: Sequence[pl.DataFrame], column: str) -> list[pl.DataFrame]:
+    """Give 1.0 as 1 in a column, if all tables hold whole numbers in it: pandas writes so beside a missing one."""
+    cells = [table[column].drop_nulls() for table in tables if column in table.columns]
+    if not sum(map(len, cells)) or not all(each.str.contains(r"^-?\d+(\.0)?$").all() for each in cells):
+        return list(tables)
+    shortened = pl.col(column).str.strip_suffix(".0")
+    return [table.with_columns(shortened) if column in table.columns else table for table in tables]
 
 
 def _as_json(value: object) -> object:

@@ -1,11 +1,11 @@
 """Bring the given tables into one, with the same columns whatever theirs are called."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
-from alloytune.data.cells import as_strings
+from alloytune.data.cells import as_strings, whole_numbers
 from alloytune.data.columns import add_stand_ins, require_columns, require_rows, require_unique
 from alloytune.data.read import read_table
 from alloytune.data.settings import DataSettings
@@ -43,7 +43,9 @@ def read_sources(settings: DataSettings, table: pl.DataFrame | None) -> list[Sou
         require_rows(table, "table")
         require_unique("table", table.columns)
         sources.insert(0, Source("train", "table", "table", as_strings(table)))
-    return [_choose_columns(source, settings) for source in sources]
+    chosen = [_choose_columns(source, settings) for source in sources]
+    tables = whole_numbers([source.table for source in chosen], "label")
+    return [replace(source, table=table) for source, table in zip(chosen, tables, strict=True)]
 
 
 def _choose_columns(source: Source, settings: DataSettings) -> Source:

@@ -143,7 +143,7 @@ def parse_table(data: Any) -> pl.DataFrame:
         return _table_of_records("table", records)
     try:
         return as_strings(pl.DataFrame(data, strict=False))
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+    except (ImportError, TypeError, ValueError, pl.exceptions.PolarsError) as error:  # without pyarrow, of a series
         raise _no_table(data, str(error)) from error
 
 

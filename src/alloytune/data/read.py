@@ -3,13 +3,14 @@
 import difflib
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from alloytune.data import conll
 from alloytune.data.columns import require_rows
 from alloytune.data.encoding import decode_file
-from alloytune.data.parse import json_records, parse_csv, parse_json_lines, parse_parquet
+from alloytune.data.parse import json_records, parse_csv, parse_json_lines, parse_parquet, parse_table
 from alloytune.errors import InputError
 
 PEEKED = 100  # lines
@@ -39,6 +40,11 @@ def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ")
         table = parse.get(suffix, parse_json_lines)(path, text)
     require_rows(table, path)
     return table
+
+
+def any_table(data: Any) -> pl.DataFrame:
+    """Give a table with every column as strings: of a file's path, or held in memory."""
+    return read_table(Path(data)) if isinstance(data, str | Path) else parse_table(data)
 
 
 def read_records(path: Path, encoding: str = "utf-8") -> list[dict[str, object]] | None:

@@ -82,7 +82,8 @@ def _check_adapters(
                 "weights do not fit together; "
             )
             if now:
-                message += "add `merge: true` to this stage"
+                can_merge = all(stages[whose].attaches[place].mergeable for whose, place in now)
+                message += f"add `{'merge' if can_merge else 'drop'}: true` to this stage"
             else:
                 message += f"name {stages[index].name!r} for the model after its merge"
             yield Mistake(path, message, about=about)

@@ -27,9 +27,11 @@ def is_broken(before: Scores, after: Scores) -> bool:
 def judge(folder: RunFolder, session: Session, number: int, before: Scores, after: Scores) -> tuple[bool, str]:
     """Decide whether a stage is kept, and say why. `before` are the scores of the model that it began with."""
     accept = session.recipe.stages[number].accept
+    counts = session.recipe.view(number).scored_by
     if accept is None:
-        return True, "always kept"
-    metric = accept.metric or session.recipe.view(number).scored_by
+        lost = -gain(counts, before.values[counts], after.values[counts])
+        return True, f"always kept, though {counts} is worse by {lost:.4f}" if lost > 0 else "always kept"
+    metric = accept.metric or counts
     name, rival = _best(folder, session, number, metric, before) if accept.against == "best" else ("", before)
     needed, shown = _needed(session, accept, metric, rival, after)
     gained = gain(metric, rival.values[metric], after.values[metric])
