@@ -538,6 +538,11 @@ COMBINING = {
         "stages[1].combine.with",
         ("the pretrained model carries no adapter", "merge: true"),
     ),
+    "changes under an adapter that cannot be merged": Wrong(
+        wise("{how: interpolate, with: [▲pretrained, wise]}", ", attach: {bottleneck: {}}"),
+        "stages[1].combine.with[0]",
+        ("the pretrained model carries no adapter", "drop: true"),
+    ),
     "elements reset": Wrong(
         wise("{how: reset, with: [pretrained], of: ▲'random(50%, by=element)'}"),
         "stages[1].combine.of",

@@ -1,5 +1,6 @@
 """Loading a pretrained model and its tokenizer, safely: safetensors only, no code from the model's folder."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -25,7 +26,11 @@ _NO_LIMIT = 100_000  # tokenizers without a limit of their own carry 1e30
 
 
 def quiet() -> None:
-    """Keep transformers' progress bars and advice off the terminal; errors still show."""
+    """Keep transformers' progress bars and advice off the terminal; errors still show.
+
+    So is its warning of a property that PEFT 0.21 reads of every model.
+    """
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
