@@ -76,6 +76,10 @@ SYNTAX = {
         "",
         ("needs quotes", '"layers[-2:] | head"'),
     ),
+    "unquoted layers and a role": Wrong(
+        "stages:\n  - {name: a, train: ▲layers[0] & head, rate: 1e-4}\n", "", ("needs quotes", '"layers[0] & head"')
+    ),
+    "anchor without a name": Wrong("model: ▲& head\n", "", ("anchor", "needs quotes")),
     "unquoted layers as a key": Wrong(stage("rates: {▲layers[-2:]: 1e-4}"), "", ("needs quotes", '"layers[-2:]"')),
 }
 

@@ -5,6 +5,8 @@ import re
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
+_NO_ANCHOR = "expected alphabetic or numeric character"  # behind a & that is one of ours
+
 # The first pattern that is found in ruamel's problem decides; {0} and {1} are its groups.
 EXPLANATIONS = (
     (r'found duplicate key "(.*?)" with', "the key '{0}' stands twice; keep one of them"),
@@ -13,6 +15,7 @@ EXPLANATIONS = (
     (r"but got '<stream end>'", "a bracket that is opened here is never closed"),
     (r"found unexpected end of stream", "a quote that is opened here is never closed"),
     (r"found undefined alias '(.*?)'", "*{0} refers to an anchor that there is not; a text with * needs quotes"),
+    (_NO_ANCHOR, "& begins the name of an anchor in YAML; a text with & needs quotes"),
     (r"mapping values are not allowed", "a ':' cannot stand here; check the indentation, or put the text in quotes"),
     (r"sequence entries are not allowed", "a '-' cannot start a list here; put the list on lines of its own"),
     (r"expected <block end>, but found '(?:\]|\})'", "a bracket is closed that was never opened"),
@@ -29,6 +32,8 @@ EXPLANATIONS = (
 # What is best shown where it begins, rather than where it could not go on.
 AT_START = ("never closed", "no ':'", "| or >")
 
+# What ruamel says where a selection without quotes cannot go on inside braces.
+BREAKS_EXPRESSION = ("expected ','", "'|' that cannot start", _NO_ANCHOR)
 
 _WORD_WITH_SETTINGS = re.compile(r"(?:: |[{,] *)([\w-]+) +(?:\{[^{}]*)?$")  # retry {rate: x0.3}
 
@@ -50,6 +55,8 @@ def explain(error: MarkedYAMLError | ReaderError, text: str) -> Broken:
         column = len(before) - (before.rfind("\n") + 1) + 1
         return Broken(f"the character {chr(error.character)!r} cannot stand in YAML", before.count("\n") + 1, column)
     problem, mark = str(error.problem), error.problem_mark
+    if _NO_ANCHOR in problem:
+        mark = error.context_mark
     if mark is None:
         return Broken(f"this is not YAML ({problem})", None, None)
     expression = _unquoted_expression(problem, text.splitlines()[mark.line : mark.line + 1], mark.column)
@@ -79,7 +86,7 @@ def _message(problem: str) -> str:
 
 def _unquoted_expression(problem: str, lines: list[str], column: int) -> tuple[str, int] | None:
     """Find a selection such as `layers[-2:] | head` that broke a `{...}`, and the column where it starts."""
-    if not lines or ("expected ','" not in problem and "'|' that cannot start" not in problem):
+    if not lines or not any(words in problem for words in BREAKS_EXPRESSION):
         return None
     line = lines[0]
     match = re.search(r"[{\[,]\s*(?:[\w-]+:\s+)?([^\s{}:,\"'\[](?:[^{}:,\"']|:(?!\s))*)$", line[:column])
