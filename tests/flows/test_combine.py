@@ -211,6 +211,7 @@ def test_against_the_best_and_in_standard_errors(bert: Path, tmp_path: Path) -> 
     assert len(found["one"]["scores"]["figures"]) == folder.read("data/audit.json")["kept"]["validation"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_combines_the_same(bert: Path, tmp_path: Path) -> None:
     rounds = [
         stage("lora", "adapter | head", attach={"lora": {"rank": 2}}, until={"flops": 4e6}, accept={"gain": "0 SE"}),

@@ -74,6 +74,7 @@ def write_recipe(folder: Path, model: Path, stages: str) -> Path:
     return recipe
 
 
+@pytest.mark.slow
 def test_ended_every_few_updates_and_gone_on_in_the_same_bytes(tmp_path: Path, bert: Path) -> None:
     recipe = write_recipe(tmp_path, bert, RESUMED)
     alone, ended = tmp_path / "alone", tmp_path / "ended"

@@ -331,13 +331,17 @@ RESUMED = """
 
 
 @pytest.mark.slow
-def test_ended_again_and_again_and_gone_on_in_the_same_bytes(tmp_path: Path, deep: Path) -> None:
-    """Lives of thirteen updates end within turns of three and at their borders, after checkpoints and between them."""
+@pytest.mark.parametrize(("lives", "updates", "checkpoint"), [(3, 13, 2), (50, 2, 1)])
+def test_ended_again_and_again_and_gone_on_in_the_same_bytes(
+    lives: int, updates: int, checkpoint: int, tmp_path: Path, deep: Path
+) -> None:
+    """Long lives end within turns and at their borders; short ones meet every border from both sides."""
     recipe = write_recipe(tmp_path, deep, RESUMED)
     alone, ended = tmp_path / "alone", tmp_path / "ended"
     carry_out_stages(recipe, alone)
-    for _ in range(3):
-        carry_out_stages(recipe, ended, update=13)
+    recipe.write_text(recipe.read_text().replace("checkpoint: 2 updates", f"checkpoint: {checkpoint} updates"))
+    for _ in range(lives):
+        carry_out_stages(recipe, ended, update=updates)
     carry_out_stages(recipe, ended)
     assert weights(ended) == weights(alone)
     files = list(alone.glob("stages/*/*.jsonl"))
@@ -348,18 +352,6 @@ def test_ended_again_and_again_and_gone_on_in_the_same_bytes(tmp_path: Path, dee
             for folder in (alone, ended)
         )
         assert rows == again
-
-
-@pytest.mark.slow
-def test_ended_after_every_update_and_gone_on_in_the_same_bytes(tmp_path: Path, deep: Path) -> None:
-    """Every border of a turn is met from both sides, as each life does one update after a checkpoint and saves it."""
-    recipe = write_recipe(tmp_path, deep, RESUMED)
-    carry_out_stages(recipe, tmp_path / "alone")
-    recipe.write_text(recipe.read_text().replace("checkpoint: 2 updates", "checkpoint: 1 updates"))
-    for _ in range(50):
-        carry_out_stages(recipe, tmp_path / "ended", update=2)
-    carry_out_stages(recipe, tmp_path / "ended")
-    assert weights(tmp_path / "ended") == weights(tmp_path / "alone")
 
 
 def test_a_rejected_stage_gives_back_what_moved_in_any_turn(tmp_path: Path, deep: Path) -> None:
