@@ -200,7 +200,8 @@ def predict(
     if output is None:
         sys.stdout.write(pl.concat([given, answers], how="horizontal").write_csv())
     else:
-        write_table(given, answers, output, read_records(table, encoding))
+        records = read_records(table, encoding) if output.suffix == ".jsonl" else None
+        write_table(given, answers, output, records)
 
 
 @app.command()
