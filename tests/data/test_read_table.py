@@ -36,7 +36,7 @@ def refusal(path: Path, content: bytes | None = None, encoding: str = "utf-8") -
 ROWS = {"text": ["one", 'two "quoted",\nover lines', "三，\u2028"], "label": ["01", "2", "10"]}
 
 
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "ndjson", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "ndjson", "json", "parquet"])
 def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
     path, table = tmp_path / f"rows.{suffix}", pl.DataFrame(ROWS)
     match suffix:
@@ -46,9 +46,12 @@ def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
             table.write_csv(path, separator="\t")
         case "parquet":
             table.write_parquet(path)
+        case "json":
+            path.write_text(json.dumps(table.to_dicts(), indent=2), encoding="utf-8")
         case _:
             table.write_ndjson(path)
     assert read_table(path).equals(table)
+    assert peek_columns(path) == table.columns
 
 
 @settings(deadline=None)
@@ -124,6 +127,12 @@ def test_tsv_without_quoting_is_read(tmp_path: Path) -> None:
     assert read_table(path).rows() == [('"Well', "1"), ('said" he', "0")]
 
 
+def test_plain_text_has_a_row_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("One, two.\n\n  Three\tfour  \n", encoding="utf-8")
+    assert read_table(path).to_dict(as_series=False) == {"text": ["One, two.", "Three\tfour"]}
+
+
 def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "tweets.csv").touch()
     assert refusal(tmp_path / "tweet.csv").endswith(f"there is no such file; did you mean {tmp_path / 'tweets.csv'}?")
@@ -139,7 +148,7 @@ def _folder(path: Path) -> Path:
 def test_unknown_kinds_list_the_known(tmp_path: Path) -> None:
     message = refusal(tmp_path / "rows.xlsx", b"PK")
     assert '".xlsx"' in message
-    assert ".csv, .tsv, .jsonl, .ndjson, .parquet" in message
+    assert ".csv, .tsv, .jsonl, .ndjson, .json, .parquet" in message
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
@@ -163,6 +172,8 @@ def test_malformed_json_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     assert "line 3 is not JSON" in refusal(path, b'{"text": "x"}\n\n{"text": \n')
     assert "line 2 is no JSON object: [1]" in refusal(path, b'{"text": "x"}\n[1]\n')
+    assert "item 2 is no JSON object: 7" in refusal(path, b'[{"text": "x"}, 7]')
+    assert "its array is not JSON (line 2, " in refusal(path, b'[{"text": "x"},\n{"text"}]')
     assert "line 1 is not JSON" in refusal(path, b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n")
 
 

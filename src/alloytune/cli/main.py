@@ -164,9 +164,7 @@ def check(
 @app.command()
 def predict(
     run: RunArgument,
-    table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="CSV, TSV, JSONL or Parquet with the columns that are read.")
-    ],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the columns that are read.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="CSV or JSONL to write; the terminal where absent.")
     ] = None,

@@ -19,7 +19,9 @@ RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe 
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Hub id, folder, GGUF file, or package:NAME/PATH inside a package.")
 ]
-DataOption = Annotated[str | None, typer.Option("--data", help="Training table: CSV, TSV, JSONL or Parquet.")]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="Training table: CSV, TSV, JSONL, JSON, Parquet, CoNLL or plain text.")
+]
 ValidationOption = Annotated[str | None, typer.Option("--validation", help="Validation table; else cut from --data.")]
 TestOption = Annotated[str | None, typer.Option("--test", help="Test table; else cut from --data.")]
 TextOption = Annotated[str | None, typer.Option("--text", help="Column with the text.")]

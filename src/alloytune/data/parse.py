@@ -1,4 +1,4 @@
-"""Parse CSV, TSV, JSON Lines, Parquet and tables held in memory, every cell a string.
+"""Parse CSV, TSV, JSON, Parquet, plain text and tables held in memory, every cell a string.
 
 CSV goes through the standard library rather than polars, because it is the one parser that can say on which line
 a mistake is; 38,158 rows take about a tenth of a second.
@@ -7,6 +7,7 @@ a mistake is; 38,158 rows take about a tenth of a second.
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -94,16 +95,34 @@ def _require_width(path: Path, line: int, record: list[str], header: list[str]) 
         )
 
 
-def parse_json_lines(path: Path, text: str) -> pl.DataFrame:
-    """Parse one JSON object a line; a key missing from some is null there."""
+def parse_lines(path: Path, text: str) -> pl.DataFrame:
+    """Parse plain text: a row of the column `text` for every line that is not blank."""
+    return pl.DataFrame(
+        {"text": [line.strip() for line in text.split("\n") if line.strip()]}, schema={"text": pl.String}
+    )
+
+
+def parse_json(path: Path, text: str) -> pl.DataFrame:
+    """Parse JSON objects, one a line or in one array; a key missing from some is null there."""
     return _table_of_records(path, json_records(path, text))
 
 
 def json_records(path: Path, text: str) -> list[dict[str, object]]:
-    """Give the JSON objects of a text, one a line, as they are."""
+    """Give the JSON objects of a text as they are: one a line, or one array of them."""
+    if text.lstrip().startswith("["):
+        return _parse_array(path, text)
     # Not splitlines: JSON strings may hold U+2028 and other characters that it breaks at.
     lines = enumerate(text.split("\n"), 1)
     return [_parse_json(path, line, source) for line, source in lines if source.strip()]
+
+
+def _parse_array(path: Path, text: str) -> list[dict[str, object]]:
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = f"line {error.lineno}, {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(str(path), f"its array is not JSON ({where})", "write [{...}, {...}]") from None
+    return [_require_object(path, f"item {number}", record) for number, record in enumerate(records, 1)]
 
 
 def _parse_json(path: Path, line: int, source: str) -> dict[str, object]:
@@ -111,12 +130,30 @@ def _parse_json(path: Path, line: int, source: str) -> dict[str, object]:
         record = json.loads(source)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise InputError(str(path), f"line {line} is not JSON ({reason})", "write one JSON object a line") from None
+        remedy = "write one JSON object a line, or all in one array"
+        raise InputError(str(path), f"line {line} is not JSON ({reason})", remedy) from None
+    return _require_object(path, f"line {line}", record)
+
+
+def _require_object(path: Path, place: str, record: object) -> dict[str, object]:
     if not isinstance(record, dict):
-        raise InputError(
-            str(path), f"line {line} is no JSON object: {source.strip()[:40]}", 'write {"column": value, ...}'
-        )
+        shown = json.dumps(record, ensure_ascii=False)[:40]
+        raise InputError(str(path), f"{place} is no JSON object: {shown}", 'write {"column": value, ...}')
     return record
+
+
+def peek_json(text: str) -> list[str]:
+    """Give the keys of the objects that a text of JSON begins with; the last may be cut short."""
+    names: dict[str, None] = {}
+    decoder, place = json.JSONDecoder(), 0
+    start = re.compile(r"[\s,\[]*(?=\{)")
+    while found := start.match(text, place):
+        try:
+            record, place = decoder.raw_decode(text, found.end())
+        except ValueError:
+            break
+        names |= dict.fromkeys(map(str.strip, record))
+    return list(names)
 
 
 def parse_parquet(path: Path, content: bytes) -> pl.DataFrame:

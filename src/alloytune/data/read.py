@@ -10,12 +10,12 @@ import polars as pl
 from alloytune.data import conll
 from alloytune.data.columns import require_rows
 from alloytune.data.encoding import decode_file
-from alloytune.data.parse import json_records, parse_csv, parse_json_lines, parse_parquet, parse_table
+from alloytune.data.parse import json_records, parse_csv, parse_json, parse_lines, parse_parquet, parse_table, peek_json
 from alloytune.errors import InputError
 
 PEEKED = 100  # lines
-JSON_LINES = (".jsonl", ".ndjson")
-SUFFIXES = (".csv", ".tsv", *JSON_LINES, ".parquet", *conll.SUFFIXES)
+JSON = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (".csv", ".tsv", *JSON, ".parquet", *conll.SUFFIXES, ".txt")
 
 
 def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ") -> pl.DataFrame:
@@ -36,8 +36,9 @@ def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ")
         table = parse_parquet(path, content)
     else:
         text = decode_file(path, content, encoding, option)
-        parse = {".csv": parse_csv, ".tsv": parse_csv} | dict.fromkeys(conll.SUFFIXES, conll.parse_conll)
-        table = parse.get(suffix, parse_json_lines)(path, text)
+        parse = {".csv": parse_csv, ".tsv": parse_csv, ".txt": parse_lines}
+        parse |= dict.fromkeys(conll.SUFFIXES, conll.parse_conll) | dict.fromkeys(JSON, parse_json)
+        table = parse[suffix](path, text)
     require_rows(table, path)
     return table
 
@@ -48,8 +49,8 @@ def any_table(data: Any) -> pl.DataFrame:
 
 
 def read_records(path: Path, encoding: str = "utf-8") -> list[dict[str, object]] | None:
-    """Give the rows of a table that `read_table` has read, with JSON's types where it is JSON Lines; else None."""
-    if path.suffix.lower() not in JSON_LINES:
+    """Give the rows of a table that `read_table` has read, with JSON's types where it is JSON; else None."""
+    if path.suffix.lower() not in JSON:
         return None
     return json_records(path, decode_file(path, _read_bytes(path), encoding, "--encoding "))
 
@@ -64,9 +65,9 @@ def peek_columns(path: Path, encoding: str = "utf-8") -> list[str]:
             return list(pl.read_parquet_schema(path))
         with path.open(encoding=encoding, newline="") as stream:
             first, *others = islice((line.removeprefix("\ufeff") for line in stream if line.strip()), PEEKED)
-        if path.suffix.lower() in (".csv", ".tsv"):
-            return parse_csv(path, first).columns
-        return parse_json_lines(path, "".join([first, *others])).columns if first.lstrip().startswith("{") else []
+        if path.suffix.lower() in JSON:
+            return peek_json("".join([first, *others]))
+        return parse_csv(path, first).columns if path.suffix.lower() in (".csv", ".tsv") else []
     except (OSError, LookupError, ValueError, InputError, pl.exceptions.PolarsError):
         return []
 

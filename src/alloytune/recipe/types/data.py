@@ -27,7 +27,7 @@ class Data(Part):
     """
 
     train: str | None = Field(
-        None, description="CSV, TSV, JSONL, Parquet or CoNLL file, relative to the recipe's folder."
+        None, description="CSV, TSV, JSONL, JSON, Parquet, CoNLL or plain text file, relative to the recipe's folder."
     )
     validation: str | None = Field(None, description="File with validation rows; cut from train where absent.")
     test: str | None = Field(None, description="File with test rows; cut from train where absent.")
@@ -69,7 +69,7 @@ class Data(Part):
     )
     chosen: str | None = Field(None, description="Column with the better answer; `chosen` where absent.")
     rejected: str | None = Field(None, description="Column with the worse answer; `rejected` where absent.")
-    encoding: str = Field("utf-8", description="Encoding of CSV, TSV and JSONL files.")
+    encoding: str = Field("utf-8", description="Encoding of files that are text.")
     rows: int | None = Field(
         None,
         ge=10,
