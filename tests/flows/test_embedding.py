@@ -105,7 +105,7 @@ def test_a_run_learns_to_find_and_what_it_saves_loads(bert: Path, tmp_path: Path
     tuned = use.load_tuned(folder.path)
     table = make_pairs(30, seed=1)
     assert tuned.evaluate_table(table)["values"]["loss"] < before["loss"]
-    found = [json.loads(cell) for cell in tuned.predict_table(table.select("query"))["embedding"]]
+    found = tuned.predict_table(table.select("query"))["embedding"].to_list()
     expected = embed_plainly(folder.model, ["the " + text for text in table["query"]])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     prompts = json.loads((folder.model / "config_sentence_transformers.json").read_text())["prompts"]

@@ -84,7 +84,7 @@ def test_multilabel(command: Command, place: Path, bert: Path) -> None:
     with torch.inference_mode():
         chances = model(**tokenizer([out["text"][0]], return_tensors="pt")).logits.sigmoid()[0].tolist()
     own = [model.config.id2label[n] for n, chance in enumerate(chances) if chance >= model.config.thresholds[n]]
-    assert json.loads(out["predicted_labels"][0]) == own
+    assert out["predicted_labels"][0].to_list() == own
     assert out["probability_film"][0] == pytest.approx(chances[0], abs=1e-5)
 
 
@@ -107,8 +107,13 @@ def test_tagging(command: Command, place: Path, bert: Path) -> None:
     checked = command("check", "recipe.yaml")
     assert checked.code == 0, checked.err
     out = pl.read_ndjson(place / "out.jsonl")
-    for tokens, tags in zip(map(json.loads, out["tokens"]), map(json.loads, out["predicted_tags"]), strict=True):
+    assert command("predict", "run", "table.conll", "--output", "out.csv").code == 0
+    in_csv = map(json.loads, pl.read_csv(place / "out.csv")["predicted_tags"])
+    for tokens, tags, again in zip(
+        map(json.loads, out["tokens"]), out["predicted_tags"].to_list(), in_csv, strict=True
+    ):
         assert len(tokens) == len(tags)
+        assert tags == again
     assert results["learned"]["labels"] == ["O", "B-BLAME", "I-BLAME", "B-PRAISE", "I-PRAISE"]
     assert {entry["type"] for entry in results["test"]["details"]["per_type"]} == {"BLAME", "PRAISE"}
 

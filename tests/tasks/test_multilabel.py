@@ -59,7 +59,7 @@ def test_thresholds_are_tuned() -> None:
     assert len(set(one.thresholds)) == 1
     own = Multilabel(("a", "b"), (0.5, 0.5), "tuned-per-label").tuned(logits, examples(truths))
     assert own.thresholds == (0.3, 0.71)
-    assert own.table(logits, examples(truths))["labels"].to_list() == ['["a"]', '["a"]', '["b"]', '["b"]']
+    assert own.table(logits, examples(truths))["labels"].to_list() == [["a"], ["a"], ["b"], ["b"]]
     assert own.config["thresholds"] == [0.3, 0.71]
     fixed = Multilabel.learn({**JSON, "threshold": 0.4}, pl.DataFrame({"labels": ['["a"]']}))
     assert fixed.tuned([logit[:1] for logit in logits], examples(truths[:, :1])).thresholds == (0.4,)

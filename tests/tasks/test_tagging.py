@@ -51,7 +51,7 @@ def test_words_beyond_the_limit_are_answered_with_o_and_counted(bert: Path) -> N
     values = scores_of(Tagging(LABELS), [logits], found.examples).values
     assert (values["recall"], values["accuracy"]) == (0.0, 0.9)
     table = Tagging(LABELS).table([logits], found.examples)
-    assert json.loads(table["tags"][0]) == ["O"] * 10
+    assert table["tags"].to_list() == [["O"] * 10]
 
 
 def test_a_row_without_any_token_is_left_out(bert: Path) -> None:
@@ -173,7 +173,7 @@ def test_spans_are_read_however_they_are_written(bert: Path, written: Any) -> No
     (example,) = task.encode(train.head(1), load_tokenizer(str(bert)), None).examples
     answer = np.eye(3)[[1] + [0] * (len(example.target.positions) - 1)]
     (spans,) = task.table([answer], [example])["spans"]
-    assert [kind for *_, kind in json.loads(spans)] == ["Job Title"]
+    assert spans.to_list() == [{"start": 0, "end": 6, "label": "Job Title"}]
 
 
 def test_a_table_without_entities_is_refused() -> None:

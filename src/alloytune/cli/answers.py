@@ -32,6 +32,17 @@ def free_names(taken: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     return names
 
 
+def csv_of(given: "pl.DataFrame", answers: "pl.DataFrame") -> str:
+    """Write rows with their answers as CSV, in which lists are JSON."""
+    import polars as pl
+
+    from alloytune.data.cells import as_string
+
+    nested = [name for name, kind in answers.schema.items() if kind.is_nested()]
+    written = [pl.Series(name, [as_string(cell) for cell in answers[name].to_list()], pl.String) for name in nested]
+    return pl.concat([given, answers.with_columns(written)], how="horizontal").write_csv()
+
+
 def write_table(
     given: "pl.DataFrame", answers: "pl.DataFrame", output: Path, records: Sequence[Mapping[str, object]] | None
 ) -> None:
@@ -39,15 +50,13 @@ def write_table(
 
     `records` are the given rows with their types, which JSONL keeps, where the given file has such.
     """
-    import polars as pl
-
     from alloytune.record.atomic import save_errors
 
     aside = output.with_name(f".{output.name}.partial")
     with save_errors(output):
         try:
             if output.suffix == ".csv":
-                pl.concat([given, answers], how="horizontal").write_csv(aside)
+                aside.write_text(csv_of(given, answers), encoding="utf-8")
             else:
                 pairs = zip(records or given.iter_rows(named=True), answers.iter_rows(named=True), strict=True)
                 lines = (json.dumps({**row, **answer}, ensure_ascii=False) + "\n" for row, answer in pairs)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from alloytune import __version__
-from alloytune.cli.answers import free_names, require_writable, write_table
+from alloytune.cli.answers import csv_of, free_names, require_writable, write_table
 from alloytune.cli.inputs import given_of, read_columns, read_complete, read_for, require_nothing_beside_resume
 from alloytune.cli.options import (
     ColumnOption,
@@ -175,8 +175,6 @@ def predict(
     encoding: EncodingOption = "utf-8",
 ) -> None:
     """Answer the rows of a table: labels with the probability of each, or whatever the run has learned."""
-    import polars as pl
-
     if output is not None:
         require_writable(output)
     given = read_for(run, table, encoding)
@@ -196,7 +194,7 @@ def predict(
         are = "gets no answer, as there is" if num_empty == 1 else "get no answer, as there is"
         typer.echo(f"{count_rows(num_empty)} {are} nothing to read, or nothing that can be read", err=True)
     if output is None:
-        sys.stdout.write(pl.concat([given, answers], how="horizontal").write_csv())
+        sys.stdout.write(csv_of(given, answers))
     else:
         records = read_records(table, encoding) if output.suffix == ".jsonl" else None
         write_table(given, answers, output, records)

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from alloytune.data.cells import as_string
 from alloytune.metrics import METRICS
 from alloytune.record.folder import RunFolder
 from alloytune.report.scores import other_scores, score_line, shown_metrics, value_cells
@@ -204,7 +205,7 @@ def _cell(value: object) -> str:
             return f"{value:.3f}"
         case int():
             return f"{value:,}"
-    return " ".join(str(value).split())
+    return " ".join((as_string(value) or "").split())
 
 
 def predictions_table(predictions: list[Mapping[str, Any]]) -> Table:

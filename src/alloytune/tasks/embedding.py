@@ -222,12 +222,12 @@ class Embedding(Task):
         return {"ranks": [{"rank": name, "rows": number} for name, number in found.items()]}
 
     def table(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> pl.DataFrame:
-        """Give the cosine between query and document, or, where no documents are known, the query's vector as JSON."""
+        """Give the cosine between query and document, or, where no documents are known, the query's vector."""
         if all(len(vectors) > 1 for vectors in answers):
             cosines = [float(vectors[0] @ vectors[1]) for vectors in answers]
             return pl.DataFrame({"similarity": cosines}, schema={"similarity": pl.Float64})
-        written = [json.dumps([round(float(value), 7) for value in vectors[0]]) for vectors in answers]
-        return pl.DataFrame({"embedding": written}, schema={"embedding": pl.String})
+        vectors = [[round(float(value), 7) for value in both[0]] for both in answers]
+        return pl.DataFrame({"embedding": vectors}, schema={"embedding": pl.List(pl.Float64)})
 
 
 TASK = Embedding

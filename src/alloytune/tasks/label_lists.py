@@ -1,7 +1,7 @@
 """Several labels in one cell of a table: a JSON list, or texts with a character between them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import polars as pl
 
@@ -18,18 +18,15 @@ def sift_labels(table: pl.DataFrame, separator: str | None) -> Sieved:
     details = [one if isinstance(one, str) else None for one in found]
     lists = [sort_naturally(set(one)) for one in found if not isinstance(one, str)]
     kept, dropped = sieve_by(table, details, "labels are no list")
-    return kept.with_columns(pl.Series("labels", [write_labels(one, None) for one in lists], dtype=pl.String)), dropped
+    return kept.with_columns(
+        pl.Series("labels", [json.dumps(one, ensure_ascii=False) for one in lists], dtype=pl.String)
+    ), dropped
 
 
 def read_labels(cell: str) -> list[str]:
     """Read what `sift_labels` wrote."""
     labels: list[str] = json.loads(cell)
     return labels
-
-
-def write_labels(labels: Sequence[str], separator: str | None) -> str:
-    """Write labels into a cell."""
-    return json.dumps(list(labels), ensure_ascii=False) if separator is None else separator.join(labels)
 
 
 def num_switches(cells: Iterable[str | None], separator: str | None) -> int:

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from alloytune.data.rules import Counts, Given, Rules
 from alloytune.errors import InputError
-from alloytune.tasks.label_lists import num_switches, read_labels, sift_labels, write_labels
+from alloytune.tasks.label_lists import num_switches, read_labels, sift_labels
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
 from alloytune.tasks.metrics import spread_of
 from alloytune.tasks.task import Batch, Encoded, Example, Task
@@ -150,9 +150,10 @@ class Multilabel(Task):
         """Give columns `labels`, written as in training, and one probability per label."""
         chances = self._chances(answers)
         lists = [[self.labels[n] for n in np.flatnonzero(row >= self.thresholds)] for row in chances]
-        written = [write_labels(labels, self.separator) for labels in lists]
+        written = lists if self.separator is None else [self.separator.join(labels) for labels in lists]
+        kind = pl.List(pl.String) if self.separator is None else pl.String()
         return pl.DataFrame(
-            {"labels": pl.Series(written, dtype=pl.String)}
+            {"labels": pl.Series(written, dtype=kind)}
             | {f"probability_{label}": chances[:, n] for n, label in enumerate(self.labels)}
         )
 

@@ -1,6 +1,5 @@
 """Tagging: entities in a sentence, by tags of its words."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -201,13 +200,16 @@ class Tagging(Task):
         }
 
     def table(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> pl.DataFrame:
-        """Give the column `tags`, a JSON list with a tag for every token, or `spans` where texts were given."""
-        cells: list[Any] = [self._tags(logits, example) for logits, example in zip(answers, examples, strict=True)]
-        if self.of_spans:
-            offsets = [example.target.sentence.offsets for example in examples]
-            cells = [spans_of_tags(tags, own) for tags, own in zip(cells, offsets, strict=True)]
-        written = [json.dumps(cell, ensure_ascii=False) for cell in cells]
-        return pl.DataFrame({"spans" if self.of_spans else "tags": pl.Series(written, dtype=pl.String)})
+        """Give the column `tags`, a list with a tag for every token, or `spans` where texts were given."""
+        tags = [self._tags(logits, example) for logits, example in zip(answers, examples, strict=True)]
+        if not self.of_spans:
+            return pl.DataFrame({"tags": tags}, schema={"tags": pl.List(pl.String)})
+        offsets = [example.target.sentence.offsets for example in examples]
+        spans = [
+            [dict(zip(SPAN, span, strict=True)) for span in spans_of_tags(own_tags, own)]
+            for own_tags, own in zip(tags, offsets, strict=True)
+        ]
+        return pl.DataFrame({"spans": spans}, schema={"spans": pl.List(pl.Struct(SPAN))})
 
     def _tags(self, logits: np.ndarray, example: Example) -> list[str]:
         """Give the tag of every word, O where it has no token."""
@@ -232,6 +234,8 @@ class Tagging(Task):
 
 
 TASK = Tagging
+
+SPAN: dict[str, Any] = {"start": pl.Int64, "end": pl.Int64, "label": pl.String}
 
 
 def _count(rows: pl.DataFrame) -> dict[str, int]:
