@@ -198,7 +198,16 @@ def test_titles_and_what_is_to_be_copied_stay_in_one_line(tmp_path: Path) -> Non
 def test_check_trains_nothing(command: Command, place: Path) -> None:
     checked = command("check", "recipe.yaml")
     assert checked.code == 0, checked.err
-    for words in ("rows read", "layers[-1:] | head", "lora", "minutes", "FLOPs", "of full", "about"):
+    for words in (
+        "rows read",
+        "2 classes in train: ",
+        "layers[-1:] | head",
+        "lora",
+        "minutes",
+        "FLOPs",
+        "of full",
+        "about",
+    ):
         assert words in checked.out
     assert {path.name for path in place.iterdir()} == {"table.csv", "recipe.yaml"}
 

@@ -17,6 +17,7 @@ from alloytune.report.scores import other_scores, score_line, shown_metrics, val
 
 MAX_CLASSES = 20  # more are left to results.json
 MAX_CONFUSION = 8
+MAX_NAMED = 10  # classes of the training rows, in the account of the data
 _RULED = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n")  # a line under the heading, nothing else
 
 
@@ -35,7 +36,18 @@ def audit_table(audit: Mapping[str, Any]) -> RenderableType:
     for split, count in audit["kept"].items():
         _add_row(table, split, f"{count:,}")
     warnings = [Text(f"note: {warning}", style="yellow") for warning in audit["warnings"]]
-    return Group(table, *warnings)
+    return Group(table, *_classes_lines(audit["classes"].get("train", {})), *warnings)
+
+
+def _classes_lines(counts: Mapping[str, int]) -> list[Text]:
+    """Name the classes of train with their rows, the most frequent first."""
+    if not counts:
+        return []
+    ordered = sorted(counts.items(), key=lambda entry: -entry[1])
+    shown = ", ".join(f"{name} {count:,}" for name, count in ordered[:MAX_NAMED])
+    more = len(ordered) - MAX_NAMED
+    others = f" and {more:,} more, down to {ordered[-1][1]:,}" if more > 0 else ""
+    return [Text(f"  {len(counts):,} classes in train: {shown}{others}")]
 
 
 def tell_of_rows(learning: Any, max_length: int | None) -> Text:
