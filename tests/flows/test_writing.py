@@ -95,6 +95,7 @@ def test_instructions_from_train_to_chat(
 
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["saved"] == ["adapter", "base", "model"]
+    assert json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
     assert all(difference < 1e-5 for difference in results["reload_difference"].values())
     test = results["test"]["values"]
     assert test["loss"] < 2 < results["start"]["values"]["loss"]

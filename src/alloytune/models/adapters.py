@@ -206,7 +206,7 @@ def save_adapter(
     save_file(written, folder / "adapter_model.safetensors")
     config = copy(all_attached[number].config)
     config.base_model_name_or_path = base
-    config.task_type = _task_type(model) if head else None  # PEFT looks for a head where there is a task
+    config.task_type = _task_type(model, has_head=bool(head))
     config.modules_to_save = modules or None
     config.inference_mode = True
     for field in ("target_modules", "exclude_modules", "feedforward_modules"):
@@ -218,10 +218,11 @@ def save_adapter(
     config.save_pretrained(str(folder))
 
 
-def _task_type(model: PreTrainedModel) -> str | None:
-    """Give PEFT's word for the task of a model's head; None where it has none."""
-    words = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
-    words |= {"CausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ConditionalGeneration": "SEQ_2_SEQ_LM"}
+def _task_type(model: PreTrainedModel, *, has_head: bool) -> str | None:
+    """Give PEFT's word for a model's task, if it has one: of a classifier only with a head, which PEFT then looks for."""
+    words = {"CausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ConditionalGeneration": "SEQ_2_SEQ_LM"}
+    if has_head:
+        words |= {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
     return next((word for ending, word in words.items() if type(model).__name__.endswith(ending)), None)
 
 
