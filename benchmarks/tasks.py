@@ -209,7 +209,7 @@ def section(showing: Showing, cell: dict[str, Any]) -> Iterator[str]:
     yield from (f"## {showing.recipe}", "", f"{showing.about}.", "")
     yield f"Rows: {rows}{f'; left out as too long: {left_out}' if left_out else ''}."
     yield f"Stages: {', '.join(cell['decisions'])}; at most {cell['trained_share']:.1%} of the weights moved."
-    yield f"Training took {cell['seconds'] / 60:.0f} minutes."
+    yield f"Training took {cell['seconds'] / 60:.1f} minutes."
     yield from ("", f"| | {' | '.join(showing.metrics)} |", "|---" * (len(showing.metrics) + 1) + "|")
     for name, scores in cell["baselines"].items():
         yield line(name, scores, {}, showing.metrics)

@@ -311,6 +311,6 @@ def estimate_table(cost: Any) -> RenderableType:
             f"{stage.update.peak_memory_bytes / 2**20:,.0f}",
             f"{stage.memory_share:.0%}",
         )
-    time = f"{cost.seconds / 60:.1f} minutes" if cost.seconds >= 60 else f"{cost.seconds:.0f} seconds"
+    time = f"{cost.seconds / 60:.1f} minutes" if cost.seconds >= 60 else f"{cost.seconds:.0f} s"
     whole = Text(f"The whole run: about {time} of training and scoring on this machine, beside loading and saving.")
     return Group(moves, costs, whole)
