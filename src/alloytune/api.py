@@ -35,20 +35,17 @@ def tune(
 
     `data` is a file's path, or a table: polars or pandas data frame, list of dicts, dict of lists. `recipe` is a
     shipped recipe's name, a file, a mapping, or a Recipe. `columns` are keys of the recipe's `data`, such as
-    `text="tweet", label="mood"`. The run is shown on standard error as the command line shows it; `watcher` takes the
-    place of that, and a plain `Watcher()` says nothing. Raises InputError for what cannot be used, RecipeError with
-    every mistake at once.
+    `text="tweet", label="mood"`; `validation` and `test` among them may be tables as well. The run is shown on standard
+    error as the command line shows it; `watcher` takes the place of that, and a plain `Watcher()` says nothing. Raises
+    InputError for what cannot be used, RecipeError with every mistake at once.
     """
     quiet()
-    for split in ("validation", "test"):
-        if not isinstance(columns.get(split, ""), str | Path | None):
-            what = f"{type(columns[split]).__name__} is no path"
-            raise InputError(f"data.{split}", what, "write it to a file, such as Parquet, and give its path")
     columns = {key: str(value) if isinstance(value, Path) else value for key, value in columns.items()}
-    table = None if isinstance(data, str | Path) else parse_table(data)
-    given: dict[str, Any] = {"data": columns} if columns else {}
-    if table is None:
-        given.setdefault("data", {})["train"] = str(data)
+    splits = {"train": str(data) if isinstance(data, Path) else data}
+    splits |= {split: columns.pop(split) for split in ("validation", "test") if split in columns}
+    tables = {split: parse_table(one) for split, one in splits.items() if not isinstance(one, str | None)}
+    settings = columns | {split: one for split, one in splits.items() if split not in tables}
+    given: dict[str, Any] = {"data": settings} if settings else {}
     given |= {key: value for key, value in {"model": model, "seed": seed}.items() if value is not None}
     read = (
         read_recipe(str(recipe), overrides, given)
@@ -57,7 +54,7 @@ def tune(
     )
     if read.recipe.model is None:
         raise InputError("model", "no model was named", 'give one, such as model="bert-base-uncased"')
-    where = Path(output) if output else default_output(str(data) if table is None else "table", datetime.now())
+    where = Path(output) if output else default_output("table" if "train" in tables else str(data), datetime.now())
     with nullcontext(watcher) if watcher else shown_on(Console(stderr=True)) as told:
-        folder = run.start(read, where, told, table)
+        folder = run.start(read, where, told, tables)
     return load_tuned(folder.path)

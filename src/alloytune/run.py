@@ -45,15 +45,18 @@ from alloytune.tasks.task import Scores
 from alloytune.watch import Watcher
 
 
-def start(read: ReadRecipe, output: Path, watcher: Watcher, table: pl.DataFrame | None = None) -> RunFolder:
-    """Begin a run in a new folder and carry it out; `table` takes the place of the recipe's training file.
+def start(
+    read: ReadRecipe, output: Path, watcher: Watcher, tables: Mapping[str, pl.DataFrame] | None = None
+) -> RunFolder:
+    """Begin a run in a new folder and carry it out; `tables` take the place of the recipe's files, by split.
 
     Input that cannot be used is refused before the first update, and no folder is left.
     """
-    require_complete(read, has_table=table is not None)
+    tables = tables or {}
+    require_complete(read, has_table="train" in tables)
     require_free(output)
-    read = replace(read, recipe=with_optional_columns(read.recipe, table))
-    dataset = prepare(build_data_settings(read.recipe), table)
+    read = replace(read, recipe=with_optional_columns(read.recipe, tables.get("train")))
+    dataset = prepare(build_data_settings(read.recipe), **tables)
     others = prepare_others(read.recipe)
     environment = _environment(read.recipe)
     with new_folder(output, replaces=False) as aside:

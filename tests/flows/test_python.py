@@ -88,9 +88,18 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
         again.predict("a text", "its pair")
 
 
-def test_a_given_split_is_a_path(bert: Path) -> None:
-    with pytest.raises(alloytune.InputError, match=r"data\.validation: DataFrame is no path"):
-        alloytune.tune(TABLE, str(bert), "head", validation=TABLE)
+def test_given_splits_may_be_tables(bert: Path, tmp_path: Path) -> None:
+    given = {"validation": TABLE[60:80], "test": TABLE[80:].to_dict(as_series=False)}
+    tuned = alloytune.tune(TABLE[:60], str(bert), "head", **given, output=tmp_path / "run")
+    assert tuned.results["rows"] == {"train": 60, "validation": 20, "test": TABLE.height - 80}
+    assert tuned.folder.read("data/audit.json")["read"] == {"table": 60, "validation": 20, "test": TABLE.height - 80}
+
+
+def test_a_table_that_is_none_is_refused(bert: Path) -> None:
+    with pytest.raises(alloytune.InputError, match=r"data\.validation: there are both a file and a table"):
+        alloytune.tune(TABLE, str(bert), "head", validation=TABLE, overrides=("data.validation=x.csv",))
+    with pytest.raises(alloytune.InputError, match="validation table: there are no rows"):
+        alloytune.tune(TABLE, str(bert), "head", validation=TABLE[:0])
     with pytest.raises(alloytune.InputError, match="Series is no table"):
         alloytune.tune(pd.Series(["a"]), str(bert), "head")
 

@@ -1,5 +1,6 @@
 """Bring the given tables into one, with the same columns whatever theirs are called."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,30 +23,37 @@ class Source:
     table: pl.DataFrame
 
 
-def read_sources(settings: DataSettings, table: pl.DataFrame | None) -> list[Source]:
-    """Read the table of each given split; raise an InputError for what cannot be used."""
-    paths = {"train": settings.train, "validation": settings.validation, "test": settings.test}
-    given = {split: path for split, path in paths.items() if path is not None}
-    if (table is None) == (settings.train is None):
-        raise InputError(
-            "data.train",
-            "there is neither a file nor a table" if table is None else "there are both a file and a table",
-            "give one of them",
-        )
-    _require_different(given)
-    names = _short_names(list(given.values()))
+def read_sources(settings: DataSettings, tables: Mapping[str, pl.DataFrame | None]) -> list[Source]:
+    """Give the table of each given split, of its file or of `tables`; raise an InputError for what cannot be used."""
+    files = {"train": settings.train, "validation": settings.validation, "test": settings.test}
+    paths = {split: path for split, path in files.items() if path is not None}
+    held = {split: table for split, table in tables.items() if table is not None}
+    _require_one_each(paths, held)
+    _require_different(paths)
+    names = _short_names(list(paths.values()))
     option = f"--set {settings.place}.encoding="
-    sources = [
-        Source(split, str(path), names[path], read_table(path, settings.encoding, option))
-        for split, path in given.items()
-    ]
-    if table is not None:
-        require_rows(table, "table")
-        require_unique("table", table.columns)
-        sources.insert(0, Source("train", "table", "table", as_strings(table)))
-    chosen = [_choose_columns(source, settings) for source in sources]
-    tables = whole_numbers([source.table for source in chosen], "label")
-    return [replace(source, table=table) for source, table in zip(chosen, tables, strict=True)]
+    sources = {split: _source_held(split, table) for split, table in held.items()} | {
+        split: Source(split, str(path), names[path], read_table(path, settings.encoding, option))
+        for split, path in paths.items()
+    }
+    chosen = [_choose_columns(sources[split], settings) for split in files if split in sources]
+    whole = whole_numbers([source.table for source in chosen], "label")
+    return [replace(source, table=table) for source, table in zip(chosen, whole, strict=True)]
+
+
+def _source_held(split: str, table: pl.DataFrame) -> Source:
+    where = "table" if split == "train" else f"{split} table"
+    require_rows(table, where)
+    require_unique(where, table.columns)
+    return Source(split, where, "table" if split == "train" else split, as_strings(table))
+
+
+def _require_one_each(paths: Mapping[str, Path], held: Mapping[str, pl.DataFrame]) -> None:
+    """Raise an InputError where train is not given, or a split is given twice."""
+    if both := [split for split in paths if split in held]:
+        raise InputError(f"data.{both[0]}", "there are both a file and a table", "give one of them")
+    if "train" not in {*paths, *held}:
+        raise InputError("data.train", "there is neither a file nor a table", "give one of them")
 
 
 def _choose_columns(source: Source, settings: DataSettings) -> Source:

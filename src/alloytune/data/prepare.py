@@ -43,12 +43,18 @@ class Dataset:
     audit: Audit
 
 
-def prepare(settings: DataSettings, table: pl.DataFrame | None = None) -> Dataset:
+def prepare(
+    settings: DataSettings,
+    train: pl.DataFrame | None = None,
+    validation: pl.DataFrame | None = None,
+    test: pl.DataFrame | None = None,
+) -> Dataset:
     """Read, clean, check and split the data; raise an InputError for data that cannot be used.
 
-    No row, exact or near, stands in two splits, and the same input and seed give the same splits.
+    Tables take the place of files. No row, exact or near, stands in two splits, and the same input and seed give the
+    same splits.
     """
-    sources = read_sources(settings, table)
+    sources = read_sources(settings, {"train": train, "validation": validation, "test": test})
     rows, repairs, dropped = _clean(sources, settings)
     given = {source.split for source in sources}
     shares = {"validation": settings.split.validation, "test": settings.split.test}

@@ -37,9 +37,9 @@ class DataSettings:
 
     `columns` are the names in the tables of the columns that the task knows, by its own names; `rules` say what it
     makes of them; `other_columns` are those of the other ways of writing its examples. Where `contradicts`, one text
-    with two answers is a mistake in the data. `train` is None when a table is handed over in memory. A missing
-    `validation` or `test` is cut from train. `rows` is the most rows of train to use, those cut off included, drawn
-    after cleaning. `place` is where a recipe says all that.
+    with two answers is a mistake in the data. A split is None when its table is handed over in
+    memory; `validation` or `test` that is not given at all is cut from train. `rows` is the most rows of train to use,
+    those cut off included, drawn after cleaning. `place` is where a recipe says all that.
     """
 
     train: Path | None

@@ -219,7 +219,7 @@ def save_adapter(
 
 
 def _task_type(model: PreTrainedModel, *, has_head: bool) -> str | None:
-    """Give PEFT's word for a model's task, if it has one: of a classifier only with a head, which PEFT then looks for."""
+    """Give PEFT's word for a model's task, if it has one; for a classifier's, PEFT looks for a head."""
     words = {"CausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ConditionalGeneration": "SEQ_2_SEQ_LM"}
     if has_head:
         words |= {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
