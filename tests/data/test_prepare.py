@@ -157,13 +157,6 @@ def test_every_class_of_three_is_in_every_split(counts: dict[str, int], share: f
     assert dataset.test.height == dataset.validation.height == wanted
 
 
-def test_a_class_of_a_single_row_stays_in_train() -> None:
-    dataset = prepared(table({"a": 20, "b": 1, "c": 9}))
-    assert dataset.audit.classes["train"]["b"] == 1
-    assert all("b" not in dataset.audit.classes[split] for split in ("validation", "test"))
-    assert 'validation has no row of 1 class(es): "b"' in dataset.audit.warnings
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000))
 def test_an_unstratified_cut_leaves_train_every_class(seed: int) -> None:

@@ -23,15 +23,14 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: prepared(table({"a": 20})),
         'table: every row is of the one class "a"; give examples of at least two classes',
     ),
+    "single row": (
+        lambda: prepared(table({"a": 20, "b": 1, "c": 9})),
+        'table: 1 class has a single row, which cannot be split: "b"; collect more rows of each, or remove these rows',
+    ),
     "single rows": (
         lambda: prepared(table({"a": 20} | {str(number): 1 for number in range(7)})),
-        'table: 7 of 8 classes have a single row, which cannot be split: "0", "1", "2", "3", "4" and 2 more; collect '
-        "more rows of each",
-    ),
-    "labels of their own": (
-        lambda: prepared(table({"a": 4, "b": 4} | {str(number): 1 for number in range(10)})),
-        'table: 10 of 12 classes have a single row, which cannot be split: "0", "1", "2", "3", "4" and 5 more; name '
-        "another column, as these look like no classes",
+        'table: 7 classes have a single row, which cannot be split: "0", "1", "2", "3", "4" and 2 more; collect '
+        "more rows of each, or remove these rows",
     ),
     "too few rows": (
         lambda: prepared(table({"a": 2, "b": 2})),

@@ -168,6 +168,9 @@ def test_settings_of_a_task_are_read(command: Command, place: Path, bert: Path) 
     refused = command(*full, "--set", "task=tagging", "--label", "label")
     assert refused.code == 2
     assert "the task tagging has no column 'label'; it reads tokens, tags, or text, spans" in refused.err
+    (place / "table.conll").write_text("Ann B-PER\nsang O\n", encoding="utf-8")
+    refused = command("check", "full", "--model", bert, "--data", "table.conll")
+    assert 'no column "text"; tokens and tags are columns of the task tagging: write task: tagging' in refused.err
     refused = command(*full, "--set", "task=regression")
     assert refused.code == 2
     assert "no usable row is left (label is no number: " in refused.err

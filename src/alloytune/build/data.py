@@ -9,6 +9,7 @@ from alloytune.data.prepare import Dataset, prepare
 from alloytune.data.read import peek_columns
 from alloytune.data.rules import Rules
 from alloytune.data.settings import DataSettings, SplitSettings
+from alloytune.recipe.tasks import TASKS
 from alloytune.recipe.types.data import Data
 from alloytune.recipe.types.recipe import Recipe, path_of
 from alloytune.tasks.task import find_task
@@ -48,6 +49,7 @@ def build_data_settings(recipe: Recipe, place: str = "data") -> DataSettings:
         test=_path(data.test),
         columns=recipe.columns,
         other_columns=tuple(form.required for form in recipe.words.forms),
+        other_tasks=tuple((task, form.required) for task, words in TASKS.items() for form in words.forms),
         rules=build_rules(recipe),
         contradicts=recipe.words.contradicts,
         encoding=data.encoding,

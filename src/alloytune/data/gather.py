@@ -70,16 +70,22 @@ def _choose_columns(source: Source, settings: DataSettings) -> Source:
 
 
 def _require_written_so(source: Source, settings: DataSettings) -> None:
-    """Raise an InputError for a table whose columns are those of another way of writing the task's examples."""
+    """Raise an InputError for a table whose columns are those of another way to write examples, or another task."""
     there = set(source.table.columns)
     missing = [column for column in settings.columns.values() if column not in there]
-    other = next((columns for columns in settings.other_columns if there.issuperset(columns)), None)
-    if missing and other:
-        raise InputError(
-            source.where,
-            f'there is no column "{missing[0]}"',
-            f"name those that are there: data: {{{', '.join(f'{name}: {name}' for name in other)}}}",
-        )
+    if not missing:
+        return
+    remedies = [
+        f"name those that are there: data: {{{', '.join(f'{name}: {name}' for name in columns)}}}"
+        for columns in settings.other_columns
+        if there.issuperset(columns)
+    ] + [
+        f"{' and '.join(columns)} are columns of the task {task}: write task: {task}, or --set task={task}"
+        for task, columns in settings.other_tasks
+        if there.issuperset(columns) and not settings.columns.keys() >= set(columns)
+    ]
+    if remedies:
+        raise InputError(source.where, f'there is no column "{missing[0]}"', remedies[0])
 
 
 def _require_different(given: dict[str, Path]) -> None:

@@ -36,10 +36,10 @@ class DataSettings:
     """Where the examples are and how to make splits of them.
 
     `columns` are the names in the tables of the columns that the task knows, by its own names; `rules` say what it
-    makes of them; `other_columns` are those of the other ways of writing its examples. Where `contradicts`, one text
-    with two answers is a mistake in the data. A split is None when its table is handed over in
-    memory; `validation` or `test` that is not given at all is cut from train. `rows` is the most rows of train to use,
-    those cut off included, drawn after cleaning. `place` is where a recipe says all that.
+    makes of them; `other_columns` are those of the other ways of writing its examples, `other_tasks` those of other
+    tasks. Where `contradicts`, one text with two answers is a mistake in the data. A split is None when its table is
+    handed over in memory; `validation` or `test` that is not given at all is cut from train. `rows` is the most rows of
+    train to use, those cut off included, drawn after cleaning. `place` is where a recipe says all that.
     """
 
     train: Path | None
@@ -48,6 +48,7 @@ class DataSettings:
     columns: Mapping[str, str] = field(default_factory=lambda: {"text": "text", "label": "label"})
     rules: Rules = field(default_factory=lambda: Rules(("text",), ("label",), mended=("text",)))
     other_columns: tuple[tuple[str, ...], ...] = ()
+    other_tasks: tuple[tuple[str, tuple[str, ...]], ...] = ()
     contradicts: bool = True
     encoding: str = "utf-8"
     rows: int | None = None

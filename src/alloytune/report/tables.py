@@ -1,5 +1,6 @@
 """Tables for the terminal, made from what a run wrote."""
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from alloytune.data.cells import as_string
 from alloytune.metrics import METRICS
 from alloytune.record.folder import RunFolder
 from alloytune.report.scores import other_scores, score_line, shown_metrics, value_cells
@@ -217,7 +217,9 @@ def _cell(value: object) -> str:
             return f"{value:.3f}"
         case int():
             return f"{value:,}"
-    return " ".join((as_string(value) or "").split())
+        case list():
+            return json.dumps(value, ensure_ascii=False)
+    return " ".join(str(value).split())
 
 
 def predictions_table(predictions: list[Mapping[str, Any]]) -> Table:

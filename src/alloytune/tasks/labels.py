@@ -36,20 +36,19 @@ def require_labels(given: Given) -> None:
 
 
 def require_classes(where: str, labels: pl.Series, *, cut: Sequence[str]) -> None:
-    """Raise an InputError unless there are two classes, with rows enough for train and a split to be cut.
-
-    A class of a single row stays in train, which `warn_of_labels` tells.
-    """
+    """Raise an InputError unless there are two classes, and rows enough of each for train and the splits to be cut."""
     counts = dict(labels.value_counts().rows())
     if len(counts) == 1:
         raise InputError(where, f'every row is of the one class "{labels[0]}"', "give examples of at least two classes")
     single = [label for label in sort_naturally(counts) if counts[label] == 1]
-    are_no_classes = 2 * len(single) > len(labels)
-    if cut and (are_no_classes or len(counts) - len(single) < 2):
+    if cut and single:
+        noun = "class has" if len(single) == 1 else "classes have"
         raise InputError(
             where,
-            f"{len(single)} of {len(counts)} classes have a single row, which cannot be split: {name_some(single)}",
-            "name another column, as these look like no classes" if are_no_classes else "collect more rows of each",
+            f"{len(single)} {noun} a single row, which cannot be split: {name_some(single)}",
+            "name another column, as these look like no classes"
+            if 2 * len(single) > len(labels)
+            else "collect more rows of each, or remove these rows",
         )
 
 

@@ -150,21 +150,11 @@ def run_stage(
     while not _ended(plan, progress):
         with clock.running():
             step = next(steps)
-        progress = replace(
-            progress,
-            update=step.update,
-            seconds=clock.seconds(),
-            num_tokens=progress.num_tokens + step.num_tokens,
-            num_moved=progress.num_moved + run.turns.num_moving,
-        )
+        progress = _after(step, progress, clock.seconds(), run.turns.num_moving)
         watcher.on_step(step, progress)
         is_due = saved.is_due(progress.update)
         if step.update % plan.evaluate_every == 0 or _ended(plan, progress):
-            _stop_unless_finite(run, progress.update)
-            run.optimizer.eval()
-            progress = _evaluate(run, plan, progress, evaluate(), watcher)
-            if plan.keep == "best" and progress.best_update == progress.update and not _ended(plan, progress):
-                _copy_into(run.best, run.model, run.turns.names)
+            progress = _judge(run, plan, progress, evaluate, watcher)
         is_stopping = stop_requested()
         if is_due or is_stopping:
             _stop_unless_finite(run, progress.update)
@@ -177,7 +167,31 @@ def run_stage(
     return progress
 
 
-def _evaluate(run: StageRun, plan: StagePlan, progress: Progress, scores: Scores, watcher: StageWatcher) -> Progress:
+def _after(step: Step, progress: Progress, seconds: float, num_moving: int) -> Progress:
+    return replace(
+        progress,
+        update=step.update,
+        seconds=seconds,
+        num_tokens=progress.num_tokens + step.num_tokens,
+        num_moved=progress.num_moved + num_moving,
+    )
+
+
+def _judge(
+    run: StageRun, plan: StagePlan, progress: Progress, evaluate: Callable[[], Scores], watcher: StageWatcher
+) -> Progress:
+    """Score the weights as they are now, and keep a copy of them if they are to be kept while training goes on."""
+    _stop_unless_finite(run, progress.update)
+    run.optimizer.eval()
+    scores = evaluate()
+    progress = _judged(run, plan, progress, scores)
+    watcher.on_scores(scores, progress)
+    if plan.keep == "best" and progress.best_update == progress.update and not _ended(plan, progress):
+        _copy_into(run.best, run.model, run.turns.names)
+    return progress
+
+
+def _judged(run: StageRun, plan: StagePlan, progress: Progress, scores: Scores) -> Progress:
     """Take an evaluation into account; equal scores are told apart by the loss."""
     rank = scores.rank(plan.patience_metric or plan.metric)
     waits = progress.to_beat is not None and rank <= progress.to_beat
@@ -192,10 +206,9 @@ def _evaluate(run: StageRun, plan: StagePlan, progress: Progress, scores: Scores
     if plan.average_share is not None:
         run.average = _averaged(run, plan.average_share(progress.num_evaluations))
     if progress.highest is None or scores.rank(plan.metric) > progress.highest.rank(plan.metric):
-        progress = replace(progress, highest=scores, best=scores, best_update=progress.update)
-    elif not plan.clearly_behind(progress.highest, scores):
-        progress = replace(progress, best=scores, best_update=progress.update)
-    watcher.on_scores(scores, progress)
+        return replace(progress, highest=scores, best=scores, best_update=progress.update)
+    if not plan.clearly_behind(progress.highest, scores):
+        return replace(progress, best=scores, best_update=progress.update)
     return progress
 
 
