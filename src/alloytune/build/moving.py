@@ -127,10 +127,9 @@ def _auto_rates(
     goes_on = any(recipe.learning_of(n) == learning for n in range(number) if recipe.stages[n].train is not None)
     again = goes_on and bool(pretrained & session.state.touched) and not is_scaled
     of_pretrained = auto_rate(kind, num_body, family_of(session.state.model.config), again=again)
+    of_base_moved = goes_on and session.state.base_moved
     of_adapters = {
-        name: adapter_rate(
-            attachment.settings.kind, num_body, attachment.settings.reach, again=goes_on and session.state.base_moved
-        )
+        name: adapter_rate(attachment.settings.kind, num_body, attachment.settings.reach, again=of_base_moved)
         for attachment in session.state.attachments
         for name in selected.names & roles.members[f"adapter.{attachment.name}"]
     }
