@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from alloytune.errors import InputError, RecipeError
+from alloytune.recipe.catalogue import own
 from alloytune.recipe.own import own_recipes, usual_folder
 from alloytune.recipe.read import read_recipe
 
@@ -28,6 +29,16 @@ def test_found_by_name(folder: Path) -> None:
     assert read.recipe.data.train == str(folder / "table.csv")
     with pytest.raises(RecipeError, match="did you mean your recipe 'quick'"):
         read_recipe("quik")
+
+
+def test_one_that_cannot_be_used_is_listed_with_the_reason(folder: Path) -> None:
+    (folder / "broken.yaml").write_text("stages: [{name: only, trian: head}]\n")
+    (folder / "torn.yaml").write_text("stages: [")
+    listed = {entry.name: entry.summary for entry in own()}
+    assert listed["quick"] == "It says nothing about itself."
+    assert listed["broken"].startswith("It cannot be used: ")
+    assert "'train'" in listed["broken"]
+    assert listed["torn"].startswith("It cannot be used: ")
 
 
 def test_several_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

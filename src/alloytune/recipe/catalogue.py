@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import get_args
 
+from alloytune.errors import RecipeError, first_line
 from alloytune.recipe.costs import MEASURED_ON, Cost, cost_of, show_share
 from alloytune.recipe.found import find
 from alloytune.recipe.own import own_recipes
@@ -61,8 +62,16 @@ def shipped() -> dict[str, list[Entry]]:
 
 
 def own() -> list[Entry]:
-    """Give the user's own recipes; raises RecipeError for one that is no recipe."""
-    return [_entry(name, find(name).text) for name in own_recipes()]
+    """Give the user's own recipes; one that cannot be used says why."""
+    return [_own(name) for name in own_recipes()]
+
+
+def _own(name: str) -> Entry:
+    try:
+        read_recipe(name)
+    except RecipeError as error:
+        return Entry(name, None, f"It cannot be used: {first_line(error)}", None)
+    return _entry(name, find(name).text)
 
 
 def _entry(name: str, text: str) -> Entry:
