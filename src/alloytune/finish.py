@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import polars as pl
@@ -10,7 +9,7 @@ import polars as pl
 from alloytune.build.session import Session
 from alloytune.data.prepare import Dataset
 from alloytune.evaluate.judge import score_with_intervals
-from alloytune.evaluate.predict import predict, raw_outputs
+from alloytune.evaluate.predict import few_to_compare, predict, raw_outputs
 from alloytune.learning import Learning
 from alloytune.models import verify
 from alloytune.models.heads import MAIN
@@ -20,13 +19,11 @@ from alloytune.record.folder import RunFolder, StageFolder
 from alloytune.report.card import model_card
 from alloytune.stages.attaching import return_home
 from alloytune.tasks.abilities import WritesFiles
-from alloytune.tasks.task import Example, Task
+from alloytune.tasks.task import Task
 from alloytune.watch import Watcher
 
 WRITING = ("text-generation", "translation", "summarization")  # pipelines that need room behind what they read
 NUM_SHOWN = 5  # predictions shown at the end
-NUM_VERIFIED = 32  # rows whose outputs are compared after saving
-TOKENS_VERIFIED = 1024  # of theirs, padding included: a language model has a number for each word at each of them
 
 
 def finish(folder: RunFolder, session: Session, dataset: Dataset, watcher: Watcher) -> None:
@@ -58,7 +55,7 @@ def _saved(folder: RunFolder, session: Session, results: Mapping[str, Any], load
     """Save the model and have it loaded again; give what was saved, and how far the outputs differ then."""
     task = session.task
     split = "test" if session.examples["test"] else "validation"
-    batch = task.collate(_verified(session.examples[split]), session.tokenizer)
+    batch = task.collate(few_to_compare(session.examples[split]), session.tokenizer)
     expected = raw_outputs(session.state.model, batch, session.machine.exact())
     auto_class = task.auto_class.__name__
     more = partial(task.write_files, max_length=session.max_length) if isinstance(task, WritesFiles) else None
@@ -74,13 +71,6 @@ def _saved(folder: RunFolder, session: Session, results: Mapping[str, Any], load
     inputs = {key: value.tolist() for key, value in batch.inputs.items()}
     differences = verify.verify_saved(load, written, names, session.source, inputs, expected, task.config, auto_class)
     return {"adapters": names, "saved": sorted(written), "reload_difference": differences}
-
-
-def _verified(examples: Sequence[Example]) -> Sequence[Example]:
-    """Give the first rows, at least one, that are not too many to compare."""
-    longest = accumulate((example.num_tokens for example in examples[:NUM_VERIFIED]), max)
-    fitting = [number for number, tokens in enumerate(longest, 1) if number * tokens <= TOKENS_VERIFIED]
-    return examples[: max(fitting, default=1)]
 
 
 def _tuned(session: Session) -> Task:

@@ -67,7 +67,7 @@ class Writer:
     def _write(self, asked: Sequence[Asked], streamer: Any = None) -> list[str]:
         is_two_sided = self.model.config.is_encoder_decoder
         room = model_room(self.model, self.tokenizer)
-        limit = None if room is None or is_two_sided else max(room - self.max_new_tokens, room // 2)
+        limit = room if room is None or is_two_sided else max(room - self.max_new_tokens, room // 2)
         tokenize = tokenize_sides if is_two_sided else tokenize_reply
         prompts = []
         for one in asked:

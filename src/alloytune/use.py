@@ -13,7 +13,7 @@ from alloytune.build.data import build_rules
 from alloytune.build.session import build_architecture
 from alloytune.data.cells import as_string, whole_numbers
 from alloytune.data.clean import drop_missing, repair, strip
-from alloytune.data.columns import add_stand_ins, require_columns
+from alloytune.data.columns import add_optional, add_stand_ins, require_columns
 from alloytune.data.read import any_table
 from alloytune.data.rules import Sieved
 from alloytune.errors import InputError
@@ -150,10 +150,12 @@ class Tuned:
         if unread := [name for name in given if name not in names]:
             raise InputError("columns", f"the run reads no {unread[0]}", f"name columns for {', '.join(names)}")
         own = {name: given.get(name, self.recipe.columns[name]) for name in names}
-        table = add_stand_ins(table, own, build_rules(self.recipe).stand_ins)
+        rules = build_rules(self.recipe)
+        table = add_stand_ins(table, own, rules.stand_ins)
         has_own = all(column in table.columns for column in own.values())
         if not given and not has_own and all(name in table.columns for name in own):
             own = {name: name for name in own}
+        table = add_optional(table, own, rules.optional)
         require_columns(table, where, list(own.values()))
         chosen = table.select(pl.col(column).alias(name) for name, column in own.items())
         if any(str(label).endswith(".0") for label in self.results["learned"].get("labels", ())):

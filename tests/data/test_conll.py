@@ -27,6 +27,14 @@ def test_sentences_are_rows(tmp_path: Path) -> None:
     assert [json.loads(cell) for cell in table["tags"]] == [["B-ORG", "O"], ["O", "O"]]
 
 
+def test_blanks_and_breaks_of_other_writings_are_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "train.conll"
+    file.write_text("我\tO\n\u3000\tO\n\r\na\x85b O\r\n\u2028\tB-X\n", encoding="utf-8", newline="")
+    table = read_table(file)
+    assert [json.loads(cell) for cell in table["tokens"]] == [["我", "\u3000"], ["a\x85b", "\u2028"]]
+    assert [json.loads(cell) for cell in table["tags"]] == [["O", "O"], ["O", "B-X"]]
+
+
 def test_what_has_no_tag_is_read_to_be_tagged(tmp_path: Path) -> None:
     file = tmp_path / "new.conll"
     file.write_text("EU\nrejects\n\nit\n", encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alloytune.data.cells import as_strings, whole_numbers
+from alloytune.data.cells import as_strings, read_json, whole_numbers
 from alloytune.data.columns import require_columns
 from alloytune.data.encoding import guess_encoding
 from alloytune.data.parse import parse_table
@@ -125,6 +125,30 @@ def test_tsv_without_quoting_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.tsv"
     path.write_text('text\tlabel\n"Well\t1\nsaid" he\t0\n', encoding="utf-8")
     assert read_table(path).rows() == [('"Well', "1"), ('said" he', "0")]
+
+
+@pytest.mark.parametrize("value", [["a", "it's"], [], {"role": "user", "n": [1, None, True]}])
+def test_lists_are_read_as_json_and_as_python_writes_them(value: object) -> None:
+    assert read_json(json.dumps(value)) == read_json(f" {value!r} ") == value
+
+
+@pytest.mark.parametrize("cell", ["['a' 'b']", "[nan]", "['a'", "a text", "[" * 9999, "(1, 2)"])
+def test_what_is_no_list_is_none(cell: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
+        read_json(cell)
+
+
+def test_columns_are_found_however_late_and_long_the_objects(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    rows = [{"query": "q", "negative": ["x"] * 200}] * 60 + [{"query": "q", "document": "d"}]
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    assert peek_columns(path) == ["query", "negative", "document"] == read_table(path).columns
+
+
+def test_durations_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": ["a"], "took": [pl.Series([1], dtype=pl.Int64).cast(pl.Duration("ms"))[0]]})
+    frame.write_parquet(tmp_path / "rows.parquet")
+    assert read_table(tmp_path / "rows.parquet")["text"].to_list() == ["a"]
 
 
 def test_plain_text_has_a_row_a_line(tmp_path: Path) -> None:

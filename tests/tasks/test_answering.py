@@ -92,9 +92,11 @@ def make_model(name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bart", "bert", "roberta"])
 def test_answers_in_a_batch_are_those_of_every_prompt_alone(name: str) -> None:
+    """A prompt that fills the model's room is cut, and leaves the others as much to write as ever."""
     model, tokenizer = make_model(name), tiny.make_tokenizer()
-    together = write_answers(model, PROMPTS, tokenizer, 8)
-    assert together == [write_answers(model, [prompt], tokenizer, 8)[0] for prompt in PROMPTS]
+    prompts = PROMPTS if name == "bart" else [*PROMPTS, [5, 9, 7, 11] * 10]
+    together = write_answers(model, prompts, tokenizer, 8)
+    assert together == [write_answers(model, [prompt], tokenizer, 8)[0] for prompt in prompts]
     assert model.training, "the model is left as it was"
 
 
@@ -125,7 +127,7 @@ def test_an_answer_ends_at_its_end_token() -> None:
 def test_no_more_is_written_than_the_model_can_hold() -> None:
     model, tokenizer = make_model("gpt2"), tiny.make_tokenizer()
     (answer,) = write_answers(model, [[5] * 30], tokenizer, 100)
-    assert len(answer.split()) <= 2
+    assert 0 < len(answer.split()) <= 16, "half of its room, the other half being what is asked"
 
 
 def test_settings_that_came_with_the_model_do_not_make_it_draw() -> None:

@@ -16,6 +16,16 @@ def groups() -> list[dict[str, object]]:
     return made
 
 
+@pytest.mark.parametrize("per", ["all", "group"])
+def test_no_gradient_has_no_norm(per: str) -> None:
+    """In mode views all weights may be 0 for an update."""
+    given = groups()
+    for group in given:
+        for weight in group["params"]:  # type: ignore[attr-defined]
+            weight.grad = None
+    assert float(make_clip(1.0, per)(given)) == 0.0  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("norm", "per", "expected"),
     [

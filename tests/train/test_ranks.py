@@ -47,6 +47,16 @@ def standing(factors: list[Factors]) -> list[list[bool]]:
     return [(layer.e != 0).flatten().tolist() for layer in factors]
 
 
+def test_an_adapter_that_begins_without_a_budget_learns() -> None:
+    """Its E is zero where the stage that attached it did not train it, which is not to say that all of it was cut."""
+    factors = layers(3)
+    with torch.no_grad():
+        factors[0].e.zero_()
+    ranks, steps = Ranks(factors, lambda share: None), optimizer(factors)
+    step(ranks, steps, factors, 0)
+    assert standing(factors) == [[True] * 3]
+
+
 def test_what_is_cut_is_what_the_papers_formulas_find_weakest() -> None:
     factors = layers(4, 3)
     ranks, steps = Ranks(factors, lambda share: 2.0), optimizer(factors)

@@ -152,7 +152,7 @@ def _course(pieces: tuple[WeightPiece, ...], in_updates: Callable[[str], int]) -
     def end(piece: WeightPiece) -> float:
         if piece.until is None:
             return float("inf")
-        return piece.until if piece.unit == "share" else in_updates(f"{piece.until:g} {piece.unit}s")
+        return piece.until if piece.unit == "share" else in_updates(f"{piece.until:.9f} {piece.unit}s")
 
     by_share = pieces[0].unit in (None, "share")
     made = tuple(Piece(piece.first, piece.last, piece.shape, end(piece)) for piece in pieces)

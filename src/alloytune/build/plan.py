@@ -107,7 +107,8 @@ def _tokens_for(flops: float, session: Session, number: int, updates: Updates) -
     """Give how many tokens can be read for so many operations, by the cost of the stage's first update."""
     first = next(updates.after(0))
     with in_training_form(session, number):
-        return flops / flops_per_token(session.state.model, first, session.task.summed_loss, session.machine)
+        once = flops_per_token(session.state.model, first, session.task.summed_loss, session.machine)
+    return flops / (once * (2 if session.recipe.stages[number].r_drop else 1))  # R-Drop passes twice over its tokens
 
 
 def _enough(score: float | Mapping[str, float] | None, metric: str) -> dict[str, float]:

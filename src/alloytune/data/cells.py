@@ -1,9 +1,11 @@
 """Cells of any type as strings, so that a label is the same word whatever kind of file it came from."""
 
+import ast
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,6 +46,25 @@ def as_string(value: object) -> str | None:
             return str(value)
 
 
+def read_json(cell: str) -> Any:
+    """Read a cell that holds JSON, or a list or mapping as Python (and so pandas) writes it into CSV.
+
+    Raises ValueError for other text, such as what numpy writes: ['a' 'b'] would be one text to Python.
+    """
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        if not cell.lstrip().startswith(("[", "{")):
+            raise ValueError("it is no list and no mapping") from None
+    try:
+        value = ast.literal_eval(cell.strip())
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    if "".join(repr(value).split()) != "".join(cell.split()):
+        raise ValueError("it is not what Python writes of a value")
+    return value
+
+
 def as_strings(table: pl.DataFrame, where: Path | str = "table") -> pl.DataFrame:
     """Give every column of a table as strings, and the columns' names without blanks around them."""
     names = [name.strip() for name in table.columns]
@@ -72,9 +93,14 @@ def _as_json(value: object) -> object:
             return as_string(value)
 
 
+def _is_moment(kind: pl.DataType) -> bool:
+    """Tell dates and times, which polars writes as strings, from durations, which it does not."""
+    return kind.is_temporal() and kind != pl.Duration
+
+
 def _column_as_strings(column: pl.Series) -> pl.Series:
     if column.dtype == pl.String:
         return column
-    if column.dtype.is_integer() or column.dtype.is_temporal() or column.dtype in (pl.Boolean, pl.Categorical):
+    if column.dtype.is_integer() or _is_moment(column.dtype) or column.dtype in (pl.Boolean, pl.Categorical):
         return column.cast(pl.String)
     return pl.Series(column.name, [as_string(value) for value in column.to_list()], dtype=pl.String)

@@ -1,7 +1,7 @@
 """What a table must have: the columns named, each once, and rows."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -20,11 +20,17 @@ def add_stand_ins(table: pl.DataFrame, columns: Mapping[str, str], stand_ins: Ma
     return table
 
 
+def add_optional(table: pl.DataFrame, columns: Mapping[str, str], optional: Collection[str]) -> pl.DataFrame:
+    """Give a table, without a cell in any row, the columns that it lacks and can do without."""
+    lacking = [theirs for ours, theirs in columns.items() if ours in optional and theirs not in table.columns]
+    return table.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
+
+
 def require_columns(table: pl.DataFrame, where: Path | str, columns: Sequence[str]) -> None:
     """Raise an InputError unless the table has every one of the columns."""
     for column in columns:
         if column not in table.columns:
-            raise InputError(str(where), f'there is no column "{column}"', _nearest_column(column, table.columns))
+            raise InputError(str(where), f'there is no column "{column}"', _which_columns(column, table.columns))
 
 
 def require_rows(table: pl.DataFrame, where: Path | str) -> None:
@@ -44,9 +50,15 @@ def require_unique(where: Path | str, columns: Sequence[str]) -> None:
             )
 
 
-def _nearest_column(column: str, columns: Sequence[str]) -> str:
+def nearest_column(column: str, columns: Sequence[str]) -> str | None:
+    """Give the column that is called most alike, if any is alike."""
     by_folded = {name.casefold(): name for name in columns}
     nearest = difflib.get_close_matches(column.casefold(), by_folded, n=1)
-    hint = f'did you mean "{by_folded[nearest[0]]}"? ' if nearest else ""
+    return by_folded[nearest[0]] if nearest else None
+
+
+def _which_columns(column: str, columns: Sequence[str]) -> str:
+    nearest = nearest_column(column, columns)
+    hint = f'did you mean "{nearest}"? ' if nearest else ""
     names = ", ".join(f'"{name}"' for name in columns)
     return f"{hint}the columns are: {names}"

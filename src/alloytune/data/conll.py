@@ -21,9 +21,10 @@ def parse_conll(path: Path, text: str) -> pl.DataFrame:
     """
     sentences: list[list[tuple[str, str | None]]] = [[]]
     untagged: list[tuple[int, str]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
-        if not any(cells):
+    for number, line in enumerate(text.split("\n"), 1):  # other breaks and blanks of Unicode may be tokens
+        bare = line.strip(" \t\r")
+        cells = [cell.strip(" ") for cell in bare.split("\t")] if "\t" in bare else re.findall(r"[^ ]+", bare)
+        if not line.strip():
             sentences.append([])
         elif cells[0] != "-DOCSTART-" and not (not sentences[-1] and _is_comment(cells)):
             if len(cells) < 2 or not cells[0]:

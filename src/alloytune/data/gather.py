@@ -7,7 +7,14 @@ from pathlib import Path
 import polars as pl
 
 from alloytune.data.cells import as_strings, whole_numbers
-from alloytune.data.columns import add_stand_ins, require_columns, require_rows, require_unique
+from alloytune.data.columns import (
+    add_optional,
+    add_stand_ins,
+    nearest_column,
+    require_columns,
+    require_rows,
+    require_unique,
+)
 from alloytune.data.read import read_table
 from alloytune.data.settings import DataSettings
 from alloytune.errors import InputError
@@ -59,6 +66,8 @@ def _require_one_each(paths: Mapping[str, Path], held: Mapping[str, pl.DataFrame
 def _choose_columns(source: Source, settings: DataSettings) -> Source:
     _require_written_so(source, settings)
     table = add_stand_ins(source.table, settings.columns, settings.rules.stand_ins)
+    if source.split != "train":  # whose columns say what is read
+        table = add_optional(table, settings.columns, settings.rules.optional)
     require_columns(table, source.where, list(settings.columns.values()))
     number = pl.int_range(1, table.height + 1).cast(pl.String)
     table = table.select(
@@ -75,6 +84,7 @@ def _require_written_so(source: Source, settings: DataSettings) -> None:
     missing = [column for column in settings.columns.values() if column not in there]
     if not missing:
         return
+    is_own_name = missing[0] in settings.columns and nearest_column(missing[0], source.table.columns) is None
     remedies = [
         f"name those that are there: data: {{{', '.join(f'{name}: {name}' for name in columns)}}}"
         for columns in settings.other_columns
@@ -82,7 +92,7 @@ def _require_written_so(source: Source, settings: DataSettings) -> None:
     ] + [
         f"{' and '.join(columns)} are columns of the task {task}: write task: {task}, or --set task={task}"
         for task, columns in settings.other_tasks
-        if there.issuperset(columns) and not settings.columns.keys() >= set(columns)
+        if is_own_name and there.issuperset(columns) and not settings.columns.keys() >= set(columns)
     ]
     if remedies:
         raise InputError(source.where, f'there is no column "{missing[0]}"', remedies[0])

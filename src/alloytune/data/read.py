@@ -1,7 +1,6 @@
 """Read a table file with every cell a string."""
 
 import difflib
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from alloytune.data.encoding import decode_file
 from alloytune.data.parse import json_records, parse_csv, parse_json, parse_lines, parse_parquet, parse_table, peek_json
 from alloytune.errors import InputError
 
-PEEKED = 100  # lines
+PEEKED = 2**20  # characters of JSON
 JSON = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (".csv", ".tsv", *JSON, ".parquet", *conll.SUFFIXES, ".txt")
 
@@ -64,10 +63,10 @@ def peek_columns(path: Path, encoding: str = "utf-8") -> list[str]:
         if path.suffix.lower() == ".parquet":
             return list(pl.read_parquet_schema(path))
         with path.open(encoding=encoding, newline="") as stream:
-            first, *others = islice((line.removeprefix("\ufeff") for line in stream if line.strip()), PEEKED)
-        if path.suffix.lower() in JSON:
-            return peek_json("".join([first, *others]))
-        return parse_csv(path, first).columns if path.suffix.lower() in (".csv", ".tsv") else []
+            if path.suffix.lower() in JSON:
+                return peek_json(stream.read(PEEKED).removeprefix("\ufeff"))
+            first = next((line for line in stream if line.strip("\ufeff \t\r\n")), "")
+        return parse_csv(path, first.removeprefix("\ufeff")).columns if path.suffix.lower() in (".csv", ".tsv") else []
     except (OSError, LookupError, ValueError, InputError, pl.exceptions.PolarsError):
         return []
 

@@ -36,6 +36,7 @@ def intervals(figures: np.ndarray, values: Values, seed: int) -> dict[str, tuple
             n_resamples=RESAMPLES,
             method="percentile",
             vectorized=False,
+            batch=16,  # of resamples whose numbers of rows are in memory at a time
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution
     return {metric: _span(drawn[n]) for n, metric in enumerate(metrics)}

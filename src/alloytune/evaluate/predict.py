@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from alloytune.tasks.tokenized import count_tokens, passes
 from alloytune.trying import evaluating
 
 ROWS_PER_PASS = 64
+ROWS_COMPARED = 32
+TOKENS_COMPARED = 1024  # of theirs, padding included: a language model has a number for each word at each of them
 
 
 @torch.inference_mode()
@@ -47,6 +50,13 @@ def scoring_passes(task: Task, examples: Sequence[Example], machine: Machine) ->
     most_tokens = sys.maxsize if isinstance(task, Sparing) else machine.pass_tokens
     for chosen in passes(np.argsort(-lengths, kind="stable"), lengths, ROWS_PER_PASS, most_tokens):
         yield chosen.tolist()
+
+
+def few_to_compare(examples: Sequence[Example]) -> Sequence[Example]:
+    """Give the first rows, at least one, that are not too many to compare what a model puts out for them."""
+    longest = accumulate((example.num_tokens for example in examples[:ROWS_COMPARED]), max)
+    fitting = [number for number, tokens in enumerate(longest, 1) if number * tokens <= TOKENS_COMPARED]
+    return examples[: max(fitting, default=1)]
 
 
 @torch.inference_mode()

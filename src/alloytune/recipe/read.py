@@ -181,7 +181,8 @@ def _with_absolute_paths(recipe: Recipe, absolute: Callable[[str, KeyPath], str]
     update: dict[str, Any] = {"data": with_files(recipe.data, ("data",))}
     if recipe.model is not None:
         at = absolute(recipe.model, ("model",))
-        is_path = recipe.model.startswith(("./", "../", "~", "/")) or Path(at).is_dir()
+        is_gguf = Path(at).suffix.lower() == ".gguf" and Path(at).is_file()
+        is_path = recipe.model.startswith(("./", "../", "~", "/")) or Path(at).is_dir() or is_gguf
         update |= {"model": at} if is_path else {}
     own = {
         learner: with_files(it.data, (*path_of(learner), "data")) for learner, it in recipe.learners.items() if it.data

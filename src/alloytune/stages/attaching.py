@@ -3,12 +3,10 @@
 from alloytune.build.attaching import attached_at, build_attachments, leaving
 from alloytune.build.session import Place, Session
 from alloytune.errors import InputError, VerificationError
-from alloytune.evaluate.predict import raw_outputs
+from alloytune.evaluate.predict import few_to_compare, raw_outputs
 from alloytune.models.heads import MAIN
 from alloytune.models.verify import TOLERANCE, difference
 from alloytune.selection import REHEARSAL, Chooser, resolve
-
-NUM_COMPARED = 32  # rows whose outputs are compared before and after a merge
 
 
 def remove_adapters(session: Session, number: int) -> None:
@@ -38,7 +36,9 @@ def reinit_weights(session: Session, number: int) -> None:
 def reinit_names(session: Session, number: int) -> frozenset[str]:
     """Give the weights that a stage's `reinit` draws anew, once the stage is entered."""
     text, state = session.recipe.stages[number].reinit, session.state
-    return resolve(text, state.roles(), f"stages[{number}].reinit") - state.adapter_names if text else frozenset()
+    if not text:
+        return frozenset()
+    return resolve(text, state.roles(), f"stages[{number}].reinit") - state.adapter_names - state.beside_names
 
 
 def _turn(session: Session, number: int) -> None:
@@ -87,7 +87,7 @@ def weights_at_stake(session: Session, number: int) -> frozenset[str]:
 
 def _merge(session: Session, names: list[str], where: str) -> None:
     """Fold adapters in, in float32, and compare outputs on validation rows before and after."""
-    examples = session.examples["validation"][:NUM_COMPARED]
+    examples = few_to_compare(session.examples["validation"])
     machine = session.machine.exact()
     batch = session.task.collate(examples, session.tokenizer)
     before = raw_outputs(session.state.model, batch, machine)

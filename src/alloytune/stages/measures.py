@@ -14,7 +14,7 @@ from alloytune.build.plan import build_updates
 from alloytune.build.selections import scale, selections
 from alloytune.build.session import Place, Session, fit
 from alloytune.errors import InputError
-from alloytune.expression import Choice, choices_in, parse, show
+from alloytune.expression import MATRIX_SCORES, Choice, choices_in, parse, show
 from alloytune.models.load import load_model, load_tokenizer
 from alloytune.models.roles import Roles
 from alloytune.models.source import locate
@@ -110,7 +110,8 @@ def measure_stage(session: Session, number: int, changed: Weights | None = None)
     stage, roles = session.recipe.stages[number], session.state.roles()
     wanted = Wanted.of(selections(stage, number), roles)
     if scaled := scale(stage):
-        wanted.tensors.setdefault(scaled, set()).update(roles.members["all"])
+        scored = {name for name in roles.members["all"] if scaled not in MATRIX_SCORES or len(roles.shapes[name]) > 1}
+        wanted.tensors.setdefault(scaled, set()).update(scored)
     return _measure(session, number, wanted, changed=changed)
 
 

@@ -224,8 +224,9 @@ class StageOfRun:
         checkpoint = kept_checkpoint(kept[max(kept)]) if same else None
         if checkpoint is None or checkpoint.state["optimizer"] != asdict(moving.optimizer):
             return {}
-        names = moving.names - (self.session.state.adapter_names if self.stage.attach else frozenset())
-        names -= reinit_names(self.session, self.number)
+        members = self.session.state.roles().members
+        new = (members.get(f"adapter.{attach.called}", frozenset()) for attach in self.stage.attaches)
+        names = moving.names.difference(*new) - reinit_names(self.session, self.number)
         memory = checkpoint.tensors.get("optimizer", {})  # a stage that only combined has none
         return {key: value for key, value in memory.items() if key.split("|")[0] in names}
 

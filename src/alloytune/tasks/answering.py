@@ -24,13 +24,17 @@ def write_answers(
     """Give the text that a model writes behind each prompt, special tokens left out.
 
     Prompts are padded on the left, so that all end where the answers begin (on the right for encoders). With a
-    `temperature` above 0 words are drawn, from torch's random numbers; else the likeliest is taken.
+    `temperature` above 0 words are drawn, from torch's random numbers; else the likeliest is taken. Prompts that leave
+    a decoder too little room for an answer lose their beginning, but for the token that begins every text.
     """
     is_encoder_decoder = bool(model.config.is_encoder_decoder)
-    ids, mask = _pad(prompts, _padding_token(model, tokenizer), left=not is_encoder_decoder)
     room = model_room(model, tokenizer)
     if room is not None and not is_encoder_decoder:
-        max_new_tokens = max(1, min(max_new_tokens, room - ids.shape[1]))
+        limit = max(room - max_new_tokens, room // 2)
+        prompts = [_fit(prompt, limit, tokenizer.bos_token_id) for prompt in prompts]
+    ids, mask = _pad(prompts, _padding_token(model, tokenizer), left=not is_encoder_decoder)
+    if room is not None and not is_encoder_decoder:
+        max_new_tokens = min(max_new_tokens, room - ids.shape[1])
     positions = {} if is_encoder_decoder else _positions(model, mask)
     with evaluating(model), torch.autocast(model.device.type, enabled=False):  # would cast weights for every token
         written = model.generate(
@@ -42,6 +46,12 @@ def write_answers(
         )
     begin = 1 if is_encoder_decoder else ids.shape[1]
     return [tokenizer.decode(row[begin:], skip_special_tokens=True).strip() for row in written]
+
+
+def _fit(prompt: Sequence[int], limit: int, begin: int | None) -> Sequence[int]:
+    if len(prompt) <= limit:
+        return prompt
+    return [begin, *prompt[len(prompt) - limit + 1 :]] if prompt[0] == begin else prompt[len(prompt) - limit :]
 
 
 def model_room(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:

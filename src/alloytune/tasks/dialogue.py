@@ -1,6 +1,5 @@
 """Conversations as token ids, with a mark on what the assistant says: its words and the token that ends its turn."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -9,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from alloytune.data.cells import as_string
+from alloytune.data.cells import as_string, read_json
 from alloytune.tasks.marked import Marked, Span, mark
 
 Message = dict[str, str]  # role and content; weight "0" where it is not to be learned
@@ -49,7 +48,7 @@ def read_messages(cell: str) -> list[Message]:
     Raises UnfitChatError where it is no such list.
     """
     try:
-        given = json.loads(cell)
+        given = read_json(cell)
     except ValueError as error:
         raise UnfitChatError("the messages are not JSON") from error
     if not isinstance(given, list) or not given:

@@ -1,7 +1,6 @@
 """Embedding of texts, so that a query lies near its document: contrastive learning within the batch."""
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from alloytune.data.cells import read_json
 from alloytune.data.rules import Rules
 from alloytune.errors import InputError
 from alloytune.tasks.contrast import allowed_documents, contrastive_loss
@@ -53,7 +53,7 @@ class Embedding(Task):
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
         """Ask for a query and its document; a negative may be missing. No query stands in two splits."""
-        mended = tuple(name for name in ("query", "document", "negative") if name in columns)
+        mended = tuple(name for name in ("query", "document") if name in columns)  # negatives may be JSON
         return Rules(
             texts=("query",),
             answers=tuple(name for name in ("document", "negative") if name in columns),
@@ -238,11 +238,11 @@ def _negatives(cell: str | None) -> list[str]:
     if cell is None or not cell.strip():
         return []
     try:
-        listed = json.loads(cell)
+        listed = read_json(cell)
     except ValueError:
         return [cell]
-    if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
-        return [text for text in listed if text.strip()]
+    if isinstance(listed, list) and all(isinstance(text, str | None) for text in listed):
+        return [text for text in listed if text and text.strip()]
     return [cell]
 
 

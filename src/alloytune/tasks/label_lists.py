@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from alloytune.data.cells import as_string
+from alloytune.data.cells import as_string, read_json
 from alloytune.data.rules import Sieved, sieve_by
 from alloytune.tasks.labels import sort_naturally
 
@@ -43,7 +43,7 @@ def num_switches(cells: Iterable[str | None], separator: str | None) -> int:
 def _split(cell: str, separator: str | None) -> list[str] | str:
     """Give the labels of a cell, or why there are none to read."""
     try:
-        value = json.loads(cell)
+        value = read_json(cell)
     except ValueError:
         value = None
     if separator is not None and not isinstance(value, list):

@@ -77,7 +77,8 @@ def warn_of_classes(counts: Counts) -> list[str]:
         for split in ("validation", "test")
         if 0 < (rows := sum(counts[split].values())) < FEW_JUDGED
     ]
-    absent = {split: [label for label in train if label not in counts[split]] for split in ("validation", "test")}
+    given = [split for split in ("validation", "test") if counts[split]]
+    absent = {split: [label for label in train if label not in counts[split]] for split in given}
     return warnings + [
         f"{split} has no row of {len(missing)} class(es): {name_some(missing)}"
         for split, missing in absent.items()

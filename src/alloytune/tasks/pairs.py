@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from alloytune.data.cells import read_json
 from alloytune.data.rules import Sieved, sieve_by
 from alloytune.tasks.dialogue import Message, UnfitChatError, read_messages
 
@@ -29,7 +30,7 @@ def is_structured(cell: str) -> bool:
     if not cell.lstrip().startswith(("[", "{")):
         return False
     try:
-        value = json.loads(cell)
+        value = read_json(cell)
     except ValueError:
         return False
     first = value[0] if isinstance(value, list) and value else value

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from seqeval.metrics.sequence_labeling import get_entities
 
-from alloytune.data.cells import as_string
+from alloytune.data.cells import as_string, read_json
 from alloytune.data.conll import TAG
 from alloytune.data.rules import Sieved, sieve_by
 
@@ -117,7 +117,7 @@ def is_on_words(text: str, spans: Sequence[Span]) -> bool:
 def read_list(cell: str) -> list[str]:
     """Read a JSON list as texts; what is none is parted at its blanks."""
     try:
-        value = json.loads(cell)
+        value = read_json(cell)
     except ValueError:
         return cell.split()
     return [as_string(item) or "" for item in value] if isinstance(value, list) else cell.split()
@@ -131,7 +131,7 @@ def read_spans(cell: str) -> list[Span]:
 def _read_spans(cell: str) -> list[Span] | str:
     """Give the spans of a cell, or why there are none to read."""
     try:
-        value = json.loads(cell)
+        value = read_json(cell)
     except ValueError:
         return f"{cell[:60]!r} is not JSON"
     if not isinstance(value, list):

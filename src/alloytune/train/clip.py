@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -35,5 +34,5 @@ def _clip_all(groups: Sequence[ParamGroup], limit: float) -> Tensor:
 def _clip_each(groups: Sequence[ParamGroup], limit: float) -> Tensor:
     roles = dict.fromkeys(group["role"] for group in groups if any(w.grad is not None for w in group["params"]))
     norms = [_clip_all([group for group in groups if group["role"] == role], limit) for role in roles]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = get_total_norm(norms)
     return norm

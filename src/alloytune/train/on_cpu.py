@@ -101,7 +101,8 @@ def _functional_attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     trains = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))
-    if is_causal or enable_gqa or not trains or (dropout_p == 0.0 and key.shape[-2] > LONGEST_PLAIN):
+    # With dropout also where no gradient is wanted: the same seed then draws the same in both.
+    if is_causal or enable_gqa or (dropout_p == 0.0 and (not trains or key.shape[-2] > LONGEST_PLAIN)):
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )

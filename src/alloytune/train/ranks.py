@@ -50,7 +50,8 @@ class Ranks:
             return
         weights = list(chain.from_iterable(moving))
         sensitivities = [(weight.detach() * weight.grad).abs() for weight in weights if weight.grad is not None]
-        cut = [layer.e.detach() == 0 for layer in moving]
+        is_new = not any(layer.e.any() for layer in self._layers)  # nothing is cut yet where nothing was ever learned
+        cut = [(layer.e.detach() == 0) & (not is_new) for layer in moving]
         if self._orthogonal:
             _add_gradients(moving, self._orthogonal)
         yield

@@ -176,7 +176,7 @@ class Stage(Part):
         return f"{always or ''}{by_turns}".removeprefix(", ")
 
 
-WITHOUT_TRAINING = frozenset({"name", "attach", "merge", "drop", "train", "combine", "accept", "otherwise"})
+WITHOUT_TRAINING = frozenset({"name", "attach", "merge", "drop", "train", "combine", "score", "accept", "otherwise"})
 
 
 def leaves_rates_open(stage: Stage) -> bool:
