@@ -42,6 +42,16 @@ def test_only_what_is_asked_for_is_measured(state: ModelState, bert: Path) -> No
     assert len(measures.tensors["rgn"]) >= 8  # the weights; biases of zero have no relative norm
 
 
+@pytest.mark.parametrize("score", ["spectral_snr", "lowrank_misfit"])
+def test_rates_scaled_by_scores_of_matrices_leave_vectors_whole(state: ModelState, bert: Path, score: str) -> None:
+    here = session(state, bert, train="all", rate={"scale": score, "largest": 1e-3})
+    measures = measure_stage(here, 0)
+    shapes = state.roles().shapes
+    assert measures.tensors[score].keys() == {name for name, shape in shapes.items() if len(shape) > 1}
+    groups = build_moving(here, 0, measures).groups
+    assert {group.rate for group in groups for name in group.names if len(shapes[name]) == 1} == {1e-3}
+
+
 def test_the_best_tensors_by_score_are_chosen(state: ModelState, bert: Path) -> None:
     here = session(state, bert, train="top(gradient, 3) | head")
     measures = measure_stage(here, 0)

@@ -23,6 +23,7 @@ from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.data.store import load_splits, write_splits
 from alloytune.errors import InputError
 from alloytune.tasks.classification import Classification
+from alloytune.tasks.embedding import Embedding
 from alloytune.tasks.generation import Generation
 from data.example_tables import SPLITS, all_rows, labelled, prepared, sentence, table, write
 
@@ -163,6 +164,16 @@ def test_an_unstratified_cut_leaves_train_every_class(seed: int) -> None:
     counts = {"a": 20, "b": 2, "c": 2, "d": 3}
     dataset = prepared(table(counts), split=SplitSettings(0.3, 0.3, stratify=False), seed=seed)
     assert set(dataset.train["label"]) == {"a", "b", "c", "d"}
+
+
+def test_columns_that_can_be_done_without_may_be_missing_in_a_given_split() -> None:
+    columns = ("query", "document", "negative")
+    rows = pl.DataFrame({name: [sentence(100 * n + row) for row in range(20)] for n, name in enumerate(columns)})
+    rules = Embedding.rules({}, columns)
+    settings = DataSettings(None, columns={name: name for name in columns}, rules=rules, contradicts=False)
+    dataset = prepare(settings, rows[:15], validation=rows[15:].drop("negative"))
+    assert dataset.validation["negative"].null_count() == 5
+    assert dataset.train["negative"].null_count() == 0
 
 
 def test_a_missing_split_is_cut_from_train_only(tmp_path: Path) -> None:

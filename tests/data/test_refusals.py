@@ -13,6 +13,8 @@ from data.example_tables import labelled, prepared, sentence, table, write
 
 GOOD = table({"a": 20, "b": 20})
 
+OTHERS = (("multilabel", ("text", "labels")), ("preference", ("prompt", "chosen", "rejected")))
+
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "empty text": (
         lambda: prepared(GOOD.with_columns(text=pl.lit(" "))),
@@ -64,6 +66,15 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no train": (
         lambda: SplitSettings(0.5, 0.5),
         "split: validation 0.5 and test 0.5 leave nothing to train on; make their sum less than 1",
+    ),
+    "columns of another task": (
+        lambda: prepared(GOOD.select(prompt="text", chosen="text", rejected="label"), other_tasks=OTHERS),
+        'table: there is no column "text"; prompt and chosen and rejected are columns of the task preference: write '
+        "task: preference, or --set task=preference",
+    ),
+    "a column called nearly so": (
+        lambda: prepared(GOOD.rename({"label": "labels"}), other_tasks=OTHERS),
+        'table: there is no column "label"; did you mean "labels"? the columns are: "text", "labels"',
     ),
     "no data": (
         lambda: prepare(labelled(None)),
