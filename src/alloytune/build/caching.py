@@ -17,6 +17,7 @@ from alloytune.models.weights import free_only
 from alloytune.recipe.types.ending import Until
 from alloytune.tasks.abilities import Varying
 from alloytune.tasks.task import Example
+from alloytune.tasks.tokenized import count_tokens
 from alloytune.train.moving import Moving
 from alloytune.train.prefix_reader import PrefixReader, Reading, agrees
 from alloytune.trying import evaluating
@@ -107,8 +108,8 @@ def _find_prefix(
 
 def _of_all_lengths(examples: Sequence[Example]) -> list[Example]:
     """Give three examples: of the least, a middle and the greatest length."""
-    order = sorted(examples, key=lambda example: example.num_tokens)
-    return [order[place] for place in sorted({0, len(order) // 2, len(order) - 1})]
+    order = np.argsort(count_tokens(examples), kind="stable")
+    return [examples[int(order[place])] for place in sorted({0, len(order) // 2, len(order) - 1})]
 
 
 def _why_not(session: Session, number: int) -> str | None:

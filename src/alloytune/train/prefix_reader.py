@@ -65,11 +65,12 @@ class PrefixReader:
         self.tokens_kept = 0  # tokens of the examples, as far as blocks have been computed
         self.seconds = 0.0  # that this took
         self._reading = reading
+        self._examples = examples
         self._members = _blocks_of(examples, reading.machine.pass_tokens) if shelf else []
         self._numbers: dict[str, list[int]] = defaultdict(list)  # of the blocks of a row
         for number, members in enumerate(self._members):
-            for example in members:
-                self._numbers[example.row].append(number)
+            for place in members.tolist():
+                self._numbers[examples[place].row].append(number)
         self._blocks: dict[int, Block] = {}
         self._needed: list[Block] = []  # by the batch of now
         self._is_scoring = False
@@ -133,8 +134,9 @@ class PrefixReader:
         """Give a block of the examples."""
         if number not in self._blocks:
             began = time.perf_counter()
-            self._blocks[number] = self._filled(self._members[number])
-            self.tokens_kept += sum(example.num_tokens for example in self._members[number])
+            members = [self._examples[place] for place in self._members[number].tolist()]
+            self._blocks[number] = self._filled(members)
+            self.tokens_kept += sum(example.num_tokens for example in members)
             self.seconds += time.perf_counter() - began
         return self._blocks[number]
 
@@ -209,12 +211,11 @@ def _fits(call: Call, hidden: Hidden) -> bool:
     )
 
 
-def _blocks_of(examples: Sequence[Example], most_tokens: int) -> list[list[Example]]:
-    """Cut examples into blocks, the longest first."""
+def _blocks_of(examples: Sequence[Example], most_tokens: int) -> list[np.ndarray]:
+    """Cut the numbers of examples into blocks, the longest first."""
     lengths = count_tokens(examples)
     order = np.argsort(-lengths, kind="stable")
-    blocks = passes(order, lengths, ROWS_PER_BLOCK, most_tokens)
-    return [[examples[number] for number in block.tolist()] for block in blocks]
+    return list(passes(order, lengths, ROWS_PER_BLOCK, most_tokens))
 
 
 def _precision(device: torch.device) -> bytes:
