@@ -18,6 +18,7 @@ from alloytune import run
 from alloytune.cli.main import console, main
 from alloytune.errors import InputError, Interrupted
 from alloytune.recipe.read import read_recipe, recipe_read
+from alloytune.report.scores import compared_answers
 from alloytune.train.loop import Step
 from alloytune.use import load_tuned
 from alloytune.watch import Watcher
@@ -195,6 +196,7 @@ def test_every_conversation_is_answered_though_few_are_in_scores(tmp_path: Path,
     assert None not in answers
     scored = tuned.evaluate_table({"messages": talks})
     assert [shown["row"] for shown in scored["details"]["answers"]] == ["1"]
+    assert compared_answers(scored) == ", 1 of them answered and compared"
 
 
 def test_plain_text_has_no_two_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

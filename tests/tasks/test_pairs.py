@@ -37,7 +37,9 @@ def test_whole_conversations_are_parted_where_they_differ(prompt: Any) -> None:
 def test_conversations_as_text_are_parted_behind_the_last_call() -> None:
     before = "\n\nHuman: Who?\n\nAssistant: Ann.\n\nHuman: And?\n\nAssistant:"
     whole = f"{before} Bob."
-    assert sift(whole, whole, f"{before} No.") == {"prompt": before, "chosen": " Bob.", "rejected": " No."}
+    parted = {"prompt": before, "chosen": " Bob.", "rejected": " No."}
+    assert sift(whole, whole, f"{before} No.") == parted
+    assert sift(before, whole, f"{before} No.") == parted
 
 
 def test_answers_beside_their_prompt_stay_as_they_are() -> None:

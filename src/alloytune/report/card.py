@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alloytune.metrics import METRICS
-from alloytune.report.scores import other_scores, shown_metrics, value_cells
+from alloytune.report.scores import compared_answers, other_scores, shown_metrics, value_cells
 
 
 def model_card(results: Mapping[str, Any], library: str) -> str:
@@ -78,7 +78,7 @@ def _name(model: str) -> str:
 def _test_lines(test: Mapping[str, Any] | None) -> list[str]:
     if test is None:
         return ["No rows were kept for a test."]
-    lines = [f"On {test['rows']:,} test rows, with 95 % bootstrap intervals:", ""]
+    lines = [f"On {test['rows']:,} test rows{compared_answers(test)}, with 95 % bootstrap intervals:", ""]
     for metric, (low, high) in test["intervals"].items():
         lines.append(f"- {metric}: {test['values'][metric]:.4f} ({low:.4f} to {high:.4f})")
     return lines

@@ -25,6 +25,12 @@ def other_scores(stage: Mapping[str, Any]) -> str:
     return f" ({score_line(stage['scores']['values'])})" if "learns" in stage else ""
 
 
+def compared_answers(scores: Mapping[str, Any]) -> str:
+    """Tell how many answers were written and compared, where not every row was answered; empty elsewhere."""
+    compared = scores["details"].get("answers_compared", scores["rows"])
+    return f", {compared:,} of them answered and compared" if compared < scores["rows"] else ""
+
+
 def score_line(values: Mapping[str, float]) -> str:
     """Write the first scores and the loss in a line."""
     return "  ".join(f"{METRICS[name].heading} {values[name]:.4f}" for name in shown_metrics(values, "loss"))

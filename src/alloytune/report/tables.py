@@ -13,7 +13,7 @@ from rich.text import Text
 
 from alloytune.metrics import METRICS
 from alloytune.record.folder import RunFolder
-from alloytune.report.scores import other_scores, score_line, shown_metrics, value_cells
+from alloytune.report.scores import compared_answers, other_scores, score_line, shown_metrics, value_cells
 
 MAX_CLASSES = 20  # more are left to results.json
 MAX_CONFUSION = 8
@@ -166,7 +166,7 @@ def scores_table(test: Mapping[str, Any] | None, name: str = "Test") -> Renderab
     """Show the scores on `name` with their intervals, and the tables behind them where they fit."""
     if test is None:
         return Text("No rows were kept for a test.")
-    table = _table(f"{name} ({count_rows(test['rows'])})")
+    table = _table(f"{name} ({count_rows(test['rows'])}{compared_answers(test)})")
     table.add_column("score")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")

@@ -69,7 +69,7 @@ def _part(given: Mapping[str, str]) -> Mapping[str, str]:
         talks = [_read_talk(cell) for cell in cells]
         if all(len(talk) > 1 for talk in talks):
             return _part_talks(talks, prompt)
-    if prompt is None:
+    if prompt is None or all(cell.startswith(prompt) and _ASKED in cell for cell in cells):
         return _part_texts(cells)
     return given
 

@@ -245,14 +245,14 @@ class Writing(Task):
         return values | {"perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
 
     def details(self, answers: Sequence[Written], examples: Sequence[Example], figures: np.ndarray) -> dict[str, Any]:
-        """Give the first answers beside what was wanted."""
+        """Give the first answers beside what was wanted, and how many were compared with it."""
         pairs = zip(answers, examples, strict=True)
         written = [
             {"row": example.row, "wanted": example.target.wanted, "answer": answer.text}
             for answer, example in pairs
             if answer.text is not None and example.target.wanted is not None
         ]
-        return {"answers": written[:NUM_SHOWN]} if written else {}
+        return {"answers": written[:NUM_SHOWN], "answers_compared": len(written)} if written else {}
 
     def table(self, answers: Sequence[Written], examples: Sequence[Example]) -> pl.DataFrame:
         """Give the column `answer`; for plain text `loss`, `perplexity` and the number of `tokens` that are learned."""
