@@ -68,7 +68,7 @@ def carry_out(folder: Path, bert: Path, stages: list[dict[str, object]], stops: 
     data = {"split": {"validation": 0.2, "test": 0}}
     recipe = {"model": str(bert), "data": data, "batch": 8, "seed": 2, "checkpoint": "2 updates", "stages": stages}
     with pytest.raises(Interrupted):
-        run.start(recipe_read(recipe), folder, Stops(stops), TABLE)
+        run.start(recipe_read(recipe), folder, Stops(stops), {"train": TABLE})
     return RunFolder(folder)
 
 
