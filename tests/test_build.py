@@ -9,7 +9,16 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from transformers import BartConfig, BertConfig, GPT2Config, LlamaConfig, MT5Config, PreTrainedConfig, T5Config
+from transformers import (
+    AutoModelForSequenceClassification,
+    BartConfig,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MT5Config,
+    PreTrainedConfig,
+    T5Config,
+)
 
 import tiny
 from alloytune.build.attaching import build_attachments
@@ -112,13 +121,13 @@ def test_rates_by_selection_come_first(state: ModelState, bert: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "attached", "body", "adapter", "head"),
     [
-        ("all", False, 3e-4, None, 3e-4),
-        ("layers[-1:] | head", False, 3e-4, None, 3e-4),  # half of the layers of this model
-        ("attention.query | head", False, 1e-3, None, 1e-3),
-        ("bias | head", False, 6e-3, None, 6e-3),
+        ("all", False, 3e-4, None, 1e-2),
+        ("layers[-1:] | head", False, 3e-4, None, 1e-2),  # half of the layers of this model
+        ("attention.query | head", False, 1e-3, None, 1e-2),
+        ("bias | head", False, 6e-3, None, 1e-2),
         ("head", False, None, None, 6e-2),
-        ("adapter | head", True, None, 3e-3, 3e-3),
-        ("all | adapter", True, 3e-4, 3e-3, 3e-4),
+        ("adapter | head", True, None, 3e-3, 1e-2),
+        ("all | adapter", True, 3e-4, 3e-3, 1e-2),
     ],
 )
 def test_auto_rates(
@@ -142,16 +151,26 @@ def test_the_second_factor_of_lora_plus_goes_faster(state: ModelState, bert: Pat
     assert {rate for name, rate in found.items() if "lora_B" not in name} == {1e-3}
 
 
-@pytest.mark.parametrize(("earlier", "factor"), [({}, 0.3), ({"task": "language_modelling"}, 1.0)])
+@pytest.mark.parametrize(("train", "rate"), [("all", 3e-4), ("adapter | head", 3e-3)])
+def test_a_head_that_came_with_the_model_goes_with_what_moves_beside_it(bert: Path, train: str, rate: float) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
+    known = ModelState(model, frozenset())
+    assert rates(session(known, bert, attached="adapter" in train, train=train))["classifier.weight"] == rate
+
+
+@pytest.mark.parametrize(
+    ("earlier", "body", "head"), [({}, 9e-5, 9e-5), ({"task": "language_modelling"}, 3e-4, 1e-2)], ids=["same", "other"]
+)
 def test_weights_that_have_moved_for_the_same_task_get_less(
-    state: ModelState, bert: Path, earlier: dict[str, Any], factor: float
+    state: ModelState, bert: Path, earlier: dict[str, Any], body: float, head: float
 ) -> None:
     state.touched |= resolve("layers", state.roles(), "train")
     it = session(state, bert, train="all")
     stages = [{"name": "earlier", "train": "all", **earlier}, {"name": "only", "train": "all"}]
     it.recipe = recipe_from({"stages": stages})
     found = {name: group.rate for group in build_moving(it, 1).groups for name in group.names}
-    assert found["classifier.weight"] == pytest.approx(factor * 3e-4)
+    assert found["bert.encoder.layer.0.attention.self.query.weight"] == pytest.approx(body)
+    assert found["classifier.weight"] == pytest.approx(head)
 
 
 @pytest.mark.parametrize("decay_to", ["zero", "pretrained"])

@@ -12,12 +12,13 @@ from rich.console import Console
 import tiny
 from alloytune import run
 from alloytune.build.caching import make_reader
+from alloytune.build.moving import build_moving
 from alloytune.errors import Interrupted
 from alloytune.recipe.read import read_recipe, recipe_from
 from alloytune.record.folder import RunFolder
 from alloytune.stages import stage
-from alloytune.stages.rate_search import find_rates
-from alloytune.stages.stage import begin_stage
+from alloytune.stages.rate_search import find_rates, settle
+from alloytune.stages.stage import begin_stage, measures_of
 from alloytune.stages.verdict import BROKEN, is_broken
 from alloytune.tasks.task import Scores
 from alloytune.terminal import Terminal
@@ -95,7 +96,8 @@ def test_found_rates_that_broke_the_model_are_lowered(
     assert len(told.losses) == tries
     assert max(told.losses) - min(told.losses) < 0.02  # of the first update: each try begins anew
     assert (result["decision"], result["tries"]) == ("kept", tries)
-    assert result["rates"] == [pytest.approx((3e-4 if rate == "auto" else rate) * 0.3 ** (tries - 1))]
+    first = [1e-2, 3e-4] if rate == "auto" else [rate]
+    assert result["rates"] == pytest.approx([0.3 ** (tries - 1) * one for one in first])
     assert (BROKEN in result["reason"]) == (breaking == 9)
 
 
@@ -131,7 +133,7 @@ def test_found_rates_are_written_and_a_resume_goes_on_with_them(tmp_path: Path, 
     assert not json.loads((tmp_path / "alone/stages/01-short/rates.json").read_text())["head"]["curve"]
 
     stages = recipe_from(alone.read("resolved.json")).stages
-    assert stages[0].rate == 6e-2  # too short to search
+    assert (stages[0].rate, stages[0].rates) == (6e-2, {})  # too short to search
     assert stages[1].rate == searched["pretrained"]["rate"]
     assert stages[1].rates == {
         "layers[-1:] & norm": 1e-3,
@@ -144,6 +146,25 @@ def test_found_rates_are_written_and_a_resume_goes_on_with_them(tmp_path: Path, 
     with pytest.raises(Interrupted):
         start(place, bert, StopAt(120))  # after the first checkpoint of the stage whose rates were searched
     assert_equal(run.resume(place, Watcher()).path, alone.path)
+
+
+def test_a_new_head_keeps_a_rate_of_its_own_beside_what_is_searched(bert: Path) -> None:
+    named = {"rates": {"head | adapter": "auto"}}
+    expected = [{"head": 1e-2}, {"(head | adapter) & head": 1e-2}]
+    for more, rates in zip(({}, named), expected, strict=True):
+        only = {"name": "only", "attach": {"lora": {"rank": 2}}, "train": "adapter | head", "until": {"updates": 110}}
+        session = begin({"stages": [{**only, **more}]}, bert)
+        moving, _ = begin_stage(session, 0)
+        chooser = measures_of(session, 0, None)
+        found = find_rates(session, 0, moving, moving.selected, make_reader(session, 0, moving)[0], {})
+        (stage,) = settle(session.recipe, 0, found, moving, session.state.roles(), chooser).stages
+        assert found.keys() == {"adapter"}
+        assert found["adapter"].sweep
+        rate = found["adapter"].rate
+        assert (stage.rate, stage.rates) == (rate, rates | ({"head | adapter": rate} if more else {}))
+        session.recipe = session.recipe.model_copy(update={"stages": [stage]})
+        moving = build_moving(session, 0, chooser)
+        assert sorted(moving.rates) == sorted([rate, 1e-2])
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from alloytune.build.selections import scale, select_turn
 from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.models.roles import Roles
+from alloytune.models.state import ModelState
 from alloytune.rates import Family, Kind, adapter_rate, auto_rate
 from alloytune.recipe.types.choosing import Scaled
 from alloytune.recipe.types.stage import Stage
@@ -111,7 +112,7 @@ def _factors(stage: Stage, roles: Roles, selected: Selected, chooser: Chooser | 
 def _auto_rates(
     session: Session, number: int, roles: Roles, selected: Selected, *, is_scaled: bool = False
 ) -> dict[str, float]:
-    """Give the starting rate of every weight that moves; the head goes with the slowest beside it.
+    """Give the starting rate of every weight that moves; a head that has learned goes with the slowest beside it.
 
     A stage goes on more slowly where an earlier one has moved the body for the same task: only its head is new then.
     """
@@ -134,4 +135,11 @@ def _auto_rates(
         for name in selected.names & roles.members[f"adapter.{attachment.name}"]
     }
     beside = of_pretrained if pretrained else min(of_adapters.values(), default=auto_rate("head", num_body))
-    return {name: of_adapters.get(name, beside if name in head else of_pretrained) for name in selected.names}
+    is_new = not goes_on and _is_new_readout(session.state, head)
+    of_head = max(beside, auto_rate("new head", num_body)) if is_new else beside
+    return {name: of_adapters.get(name, of_head if name in head else of_pretrained) for name in selected.names}
+
+
+def _is_new_readout(state: ModelState, head: frozenset[str]) -> bool:
+    """Tell whether a head came from no file and gives a few numbers; one that writes words is as large as a layer."""
+    return head <= state.fresh and state.model.get_output_embeddings() is None

@@ -89,21 +89,28 @@ def settle(
     """Give the recipe with the found rates in the place of a stage's `auto`."""
     if not found:
         return recipe
-    main = next(found[side].rate for side in ("pretrained", "adapter", "head") if side in found)
-    of_weights = {
-        name: found["adapter"].rate * group.start / found["adapter"].start
-        for group in moving.groups
-        if group.start is not None and _side(group) == "adapter"
-        for name in group.names
-    }
-    of_adapters = {
+    main = next(found[side] for side in ("pretrained", "adapter", "head") if side in found)
+    of_weights: dict[str, float] = {}
+    for group in moving.groups:
+        if group.start is not None and (side := _side(group)) != "pretrained":
+            rate = _rate_beside(group.start, found["adapter"] if side == "adapter" else main, side)
+            of_weights |= dict.fromkeys(group.names, rate)
+    of_roles = {
         role: of_weights[min(names & of_weights.keys())]
         for role, names in roles.members.items()
-        if role.startswith("adapter.") and names & of_weights.keys()
+        if (role == "head" or role.startswith("adapter.")) and names & of_weights.keys()
     }
     stages = [*recipe.stages]
-    stages[number] = _settled(stages[number], main, of_adapters, roles, chooser)
+    stages[number] = _settled(stages[number], main.rate, of_roles, roles, chooser)
     return recipe.model_copy(update={"stages": stages})
+
+
+def _rate_beside(start: float, found: Found, side: Side) -> float:
+    """Give the rate of weights that started at `start`, where one was found: adapters keep their distance from it.
+
+    A head either started with it and goes with it, or keeps a starting rate of its own.
+    """
+    return start if side == "head" and start != found.start else found.rate * (start / found.start)
 
 
 def starting_rates(moving: Moving) -> dict[Side, float]:
@@ -176,15 +183,16 @@ def _sweep(
         )
 
 
-def _settled(stage: Stage, main: float, of_adapters: Mapping[str, float], roles: Roles, chooser: Chooser) -> Stage:
-    """Write numbers for `auto`; adapters that move at another rate than what is beside them get entries in `rates`."""
+def _settled(stage: Stage, main: float, of_roles: Mapping[str, float], roles: Roles, chooser: Chooser) -> Stage:
+    """Write numbers for `auto`; adapters and heads that move at a rate of their own get entries in `rates`."""
     own: dict[str, float | Literal["auto"]] = {}
-    adapters = left = frozenset[str]().union(*(roles.members[role] for role in of_adapters))
+    left = frozenset[str]().union(*(roles.members[role] for role in of_roles))
     for text, rate in stage.rates.items():
         named = resolve(text, roles, "rates", chooser)
-        entries = _entries(named & left, of_adapters, main, roles) if rate == "auto" else []
-        if entries and entries[0][0] == "adapter" and named <= adapters:
-            own[text] = entries[0][1]
+        entries = _entries(named & left, of_roles, main, roles) if rate == "auto" else []
+        alone = next((its_rate for role, its_rate in entries if named <= roles.members[role]), None)
+        if alone is not None:
+            own[text] = alone
         else:
             own |= {f"({text}) & {role}": its_rate for role, its_rate in entries}
             own[text] = main if rate == "auto" else rate
@@ -193,16 +201,17 @@ def _settled(stage: Stage, main: float, of_adapters: Mapping[str, float], roles:
     largest = common.largest if isinstance(common, Scaled) else common
     if largest == "auto":
         common = common.model_copy(update={"largest": main}) if isinstance(common, Scaled) else main
-        own |= dict(_entries(left, of_adapters, main, roles))
+        own |= dict(_entries(left, of_roles, main, roles))
     return stage.model_copy(update={"rate": common, "rates": own})
 
 
 def _entries(
-    names: frozenset[str], of_adapters: Mapping[str, float], main: float, roles: Roles
+    names: frozenset[str], of_roles: Mapping[str, float], main: float, roles: Roles
 ) -> list[tuple[str, float]]:
-    """Give the adapters among these weights that move at another rate, by role: all as one where they share it."""
-    found = [(role, rate) for role, rate in of_adapters.items() if roles.members[role] & names]
-    shared = {rate for _, rate in found}
-    if shared <= {main}:
-        return []
-    return [("adapter", shared.pop())] if len(shared) == 1 else [(role, rate) for role, rate in found if rate != main]
+    """Give those of these weights that move at another rate, by role: all adapters as one where they share it."""
+    found = {role: rate for role, rate in of_roles.items() if roles.members[role] & names}
+    of_adapters = {role: rate for role, rate in found.items() if role != "head"}
+    if len(shared := set(of_adapters.values())) == 1:
+        of_adapters = {"adapter": shared.pop()}
+    of_head = {"head": found["head"]} if "head" in found else {}
+    return [(role, rate) for role, rate in (of_adapters | of_head).items() if rate != main]
