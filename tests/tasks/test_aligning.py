@@ -2,10 +2,12 @@
 
 from collections.abc import Collection
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from alloytune.tasks.aligning import align, blanks_of, glued_words
+from alloytune.tasks.aligning import align, blanks_of, wants_blanks, with_blanks
+from alloytune.tasks.words import Sentence, glued_words
 
 PIECES = ("<pad>", "<unk>", "<s>", "</s>", "▁", "江", "泽", "▁在", "在", "▁hello", "l", "o")
 
@@ -17,6 +19,17 @@ def sentence_piece() -> PreTrainedTokenizerFast:
     inner.decoder = decoders.Metaspace()
     inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>")
+
+
+def byte_level(prefixes: bool) -> PreTrainedTokenizerFast:
+    """Make a tokenizer of bytes in which blanks belong to the words behind them; the first may get one, too."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefixes)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    inner.train_from_iterator(["the good film", "a film in London", "in the good London"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
 
 
 def tokens_and_positions(
@@ -36,7 +49,9 @@ def test_a_word_is_told_by_a_token_that_has_something_of_it() -> None:
 
 
 def test_a_blank_that_the_text_does_not_have_is_left_out() -> None:
-    assert glued_words([(0, 1), (1, 2), (3, 4), (4, 5)]) == {1, 3}
+    words = ["江", "泽", "江", "在"]
+    assert glued_words(Sentence(words, [(0, 1), (1, 2), (3, 4), (4, 5)], None)) == {1, 3}
+    assert glued_words(Sentence([*words, "NATO", "in", "कि", "ที่", "ไ"], [], None)) == {1, 2, 3, 8}
     tokens, positions = tokens_and_positions(["江", "泽", "江", "在"], glued={1, 3})
     assert tokens == ["<s>", "▁", "江", "泽", "▁", "江", "▁在", "</s>"]
     assert positions == {0: 2, 1: 3, 2: 5, 3: 6}
@@ -46,3 +61,20 @@ def test_a_limit_takes_words_off_the_end() -> None:
     tokens, positions = tokens_and_positions(["江", "泽", "江", "泽"], glued={1, 2, 3}, max_length=5)
     assert tokens == ["<s>", "▁", "江", "泽", "</s>"]
     assert positions == {0: 2, 1: 3}
+
+
+@pytest.mark.parametrize("prefixes", [False, True])
+def test_a_list_of_words_is_read_as_its_text(prefixes: bool) -> None:
+    tokenizer = byte_level(prefixes)
+    text = "the good film in London"
+    words = text.split()
+    assert wants_blanks(tokenizer) != prefixes
+    assert not wants_blanks(sentence_piece())
+    given = words if prefixes else with_blanks(words, ())
+    encoded = tokenizer(given, is_split_into_words=True)
+    assert encoded["input_ids"] == tokenizer(text)["input_ids"]
+    assert tokenizer(with_blanks(words, {2}), is_split_into_words=True)["input_ids"] == (
+        tokenizer("the goodfilm in London")["input_ids"] if not prefixes else encoded["input_ids"]
+    )
+    found = align(encoded["input_ids"], encoded.word_ids(), (), blanks_of(tokenizer), None)
+    assert list(found.positions) == list(range(5))

@@ -122,12 +122,13 @@ def test_tags_that_do_not_fit_are_dropped_and_listed() -> None:
 
 
 def test_entities_of_one_word_and_last_words_are_told_apart_however_they_are_written() -> None:
-    """BILOU says L and U where BIOES says E and S; seqeval, which counts entities, knows the latter alone."""
+    """BILOU says L, U for the E, S of BIOES, and BMES M for I; seqeval, which counts entities, knows BIOES alone."""
     bioes = ["S-PER", "S-PER", "B-PER", "I-PER", "E-PER", "O", "B-ORG", "E-ORG", "S-ORG"]
     entities = {("PER", 0, 0), ("PER", 1, 1), ("PER", 2, 4), ("ORG", 6, 7), ("ORG", 8, 8)}
     bilou = [tag.replace("S-", "U-").replace("E-", "L-") for tag in bioes]
+    bmes = [tag.replace("I-", "M-") for tag in bioes]
     tokens = [[f"{word}{n}" for word in "abcdefghi"] for n in range(20)]
-    for tags in (bioes, bilou):
+    for tags in (bioes, bilou, bmes):
         dataset = with_answers(Tagging, {}, pl.concat([row(words, tags) for words in tokens]))
         assert set(dataset.train["tags"]) == {json.dumps(bioes)}
         assert set(get_entities(json.loads(dataset.train["tags"][0]))) == entities

@@ -10,7 +10,7 @@ import polars as pl
 from alloytune.errors import InputError
 
 SUFFIXES = (".conll", ".bio", ".iob")
-TAG = re.compile(r"O|[BIESLU]-\S+")
+TAG = re.compile(r"O|[BIESLUMW]-\S+")
 
 
 def parse_conll(path: Path, text: str) -> pl.DataFrame:

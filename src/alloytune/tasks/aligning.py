@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -44,9 +43,21 @@ def align(
     return Aligned(kept, positions)
 
 
-def glued_words(offsets: Sequence[tuple[int, int]]) -> frozenset[int]:
-    """Give the words that follow another one without a blank; none where the text is not known."""
-    return frozenset(n for n, ((_, end), (start, _)) in enumerate(pairwise(offsets), 1) if start == end)
+def with_blanks(words: Sequence[str], glued: Collection[int]) -> list[str]:
+    """Put the blank before every word that has one in its text, for tokenizers of which `wants_blanks` is true."""
+    return [f" {word}" if n and n not in glued else word for n, word in enumerate(words)]
+
+
+def wants_blanks(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a tokenizer reads a list of words as one text without blanks, as those of GPT-2 and RoBERTa do."""
+
+    def ids(text: str | list[str]) -> list[int]:
+        is_split = not isinstance(text, str)
+        return list(tokenizer(text, is_split_into_words=is_split, add_special_tokens=False)["input_ids"])
+
+    words = ["a", "a"]
+    whole = ids(" ".join(words))
+    return ids(words) != whole and ids(with_blanks(words, ())) == whole
 
 
 def blanks_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], bool]:

@@ -17,14 +17,23 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from alloytune.data.rules import Counts, Given, Rules
 from alloytune.errors import InputError
-from alloytune.tasks.aligning import align, blanks_of, glued_words
+from alloytune.tasks.aligning import align, blanks_of, wants_blanks, with_blanks
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
 from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.metrics import spread_of
 from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import ROWS_AT_ONCE, pad_inputs, row_names
 from alloytune.tasks.uncached import call_uncached
-from alloytune.tasks.words import OUTSIDE, Sentence, is_on_words, read_sentences, read_spans, sift_spans, sift_tokens
+from alloytune.tasks.words import (
+    OUTSIDE,
+    Sentence,
+    glued_words,
+    is_on_words,
+    read_sentences,
+    read_spans,
+    sift_spans,
+    sift_tokens,
+)
 from alloytune.tasks.words import spans_of as spans_of_tags
 
 
@@ -104,15 +113,19 @@ class Tagging(Task):
             raise InputError("model", "its tokenizer cannot tell which word a token is of", "use one that is fast")
         sentences, rows = read_sentences(table), row_names(table)
         require_among("tags", self.labels, (sentence.tags or () for sentence in sentences))
+        glued = [glued_words(sentence) for sentence in sentences]
+        words = [sentence.words for sentence in sentences]
+        if wants_blanks(tokenizer):
+            words = list(map(with_blanks, words, glued))
         is_blank = blanks_of(tokenizer)
         examples, left_out, num_cut = [], [], 0
         for start in range(0, len(sentences), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            encoded = tokenizer([sentence.words for sentence in sentences[part]], is_split_into_words=True)
+            encoded = tokenizer(words[part], is_split_into_words=True)
             keys = [key for key in encoded if key != "attention_mask"]
             for n, (row, sentence) in enumerate(zip(rows[part], sentences[part], strict=True)):
-                glued = glued_words(sentence.offsets)
-                found = align(encoded["input_ids"][n], encoded.word_ids(n), glued, is_blank, max_length)
+                ids, words_of = encoded["input_ids"][n], encoded.word_ids(n)
+                found = align(ids, words_of, glued[start + n], is_blank, max_length)
                 num_cut += bool(sentence.words) and max(found.positions, default=-1) < len(sentence.words) - 1
                 if found.positions:
                     inputs = {key: [encoded[key][n][place] for place in found.kept] for key in keys}

@@ -5,13 +5,13 @@ those numbers alone. For chrF and BLEU they are the library's own counts of n-gr
 the corpus score of exactly these rows; exact match and ROUGE are means over rows.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
+import regex as re  # whose letters hold the signs that are written upon them
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -112,7 +112,8 @@ def text_scores(names: Sequence[str], bleu_words: str = "13a") -> dict[str, Text
 
 class _Words:
     def tokenize(self, text: str) -> list[str]:
-        return _WORDS.findall(text.lower())
+        words: list[str] = _WORDS.findall(text.lower())
+        return words
 
 
 def _counts(metric: Any, answer: str, wanted: str) -> list[float]:

@@ -1,13 +1,13 @@
 """Sentences as words with tags: from lists of tokens, or from a text with character spans."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import polars as pl
+import regex as re  # whose words hold the signs that are written upon their letters, as those of Hindi and Arabic
 from seqeval.metrics.sequence_labeling import get_entities
 
 from alloytune.data.cells import as_string, read_json
@@ -16,10 +16,12 @@ from alloytune.data.rules import Sieved, sieve_by
 
 OUTSIDE = "O"
 _TAGS = "tags are O, B-TYPE, I-TYPE"
-_AS_SEQEVAL = {"L-": "E-", "U-": "S-"}  # the last word of an entity, and the only one, as BILOU has them
+# How BILOU has the last word of an entity and the only one, and BMES and its kin one in the middle and the only one.
+_AS_SEQEVAL = {"L-": "E-", "U-": "S-", "M-": "I-", "W-": "S-"}
 # Writings without blanks between words: every character is a word of its own, so that any span can be told.
 _ALONE = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Kana, Chinese
-_WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+|[^\w\s]|_")
+_WORD = re.compile(rf"[{_ALONE}]\p{{M}}*|[^\W_{_ALONE}]+|[^\w\s]|_")
+_FIRST, _LAST = re.compile(rf"[{_ALONE}]"), re.compile(rf"[{_ALONE}]\p{{M}}*$")
 
 # What the first character, the one behind the last and the type are called by those who write spans.
 _KEYS = (("start", "start_offset"), ("end", "end_offset"), ("label", "labels", "entity_group", "type", "tag"))
@@ -39,7 +41,7 @@ class Sentence:
 def sift_tokens(table: pl.DataFrame) -> Sieved:
     """Write `tokens` and `tags` as JSON lists; drop rows without a token, and those whose tags do not fit.
 
-    Tags of BILOU become those of BIOES, which mean the same.
+    Tags of BILOU and BMES become those of BIOES, which mean the same.
     """
     tokens = [read_list(cell) for cell in table["tokens"]]
     table = table.with_columns(pl.Series("tokens", [_write(row) for row in tokens], dtype=pl.String))
@@ -87,6 +89,18 @@ def read_sentences(table: pl.DataFrame) -> list[Sentence]:
         words = [text[start:end] for start, end in offsets]
         sentences.append(Sentence(words, offsets, None if own is None else tag_words(offsets, own)))
     return sentences
+
+
+def glued_words(sentence: Sentence) -> frozenset[int]:
+    """Give the words that follow another one without a blank.
+
+    Where tokens were given these are the ones of writings that have none.
+    """
+    if sentence.offsets:
+        places = enumerate(pairwise(sentence.offsets), 1)
+        return frozenset(n for n, ((_, end), (start, _)) in places if start == end)
+    words = enumerate(pairwise(sentence.words), 1)
+    return frozenset(n for n, (one, two) in words if _LAST.search(one) and _FIRST.match(two))
 
 
 def tag_words(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[str]:
