@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from alloytune.data.near import NearIndex, find_near_across, group_near
 from alloytune.data.quotas import share_out
 from alloytune.data.repair import repair_column, repair_text
+from alloytune.tasks.asked import rules_for
 from alloytune.tasks.labels import sort_naturally
 
 # Few words and long texts, so that many pairs lie close to the border of 0.8.
@@ -127,6 +128,11 @@ def test_repairing_twice_is_repairing_once(text: str) -> None:
 )
 def test_damage_is_mended_and_typography_kept(damaged: str | None, mended: str | None) -> None:
     assert repair_column(pl.Series([damaged], dtype=pl.String)).to_list() == [mended]
+
+
+def test_markup_stays_where_it_may_be_asked_for() -> None:
+    assert repair_column(pl.Series(["&lt;b&gt; schÃ¶n"]), unescapes=False).to_list() == ["&lt;b&gt; schön"]
+    assert not rules_for(["instruction", "output"]).unescapes
 
 
 def test_labels_sort_as_people_do() -> None:

@@ -260,7 +260,7 @@ def test_broken_splits_are_refused(tmp_path: Path) -> None:
 
 def test_an_audit_that_does_not_add_up_is_refused() -> None:
     audit = prepared(table({"a": 20, "b": 20})).audit
-    with pytest.raises(AssertionError, match="read 41 rows, but kept 40"):
+    with pytest.raises(AssertionError, match="read 41 rows and parted off 0, but kept 40"):
         replace(audit, read={"table": 41})
     assert isinstance(audit, Audit)
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from alloytune.errors import InputError, RecipeError
 from alloytune.machine import find_machine
 from alloytune.models.weights import named_weights
 from alloytune.recipe.read import read_recipe, recipe_from
-from alloytune.tasks.pooling import Pooling
+from alloytune.tasks.embedding import Embedding
+from alloytune.tasks.pooling import Pooling, write_sentence_files
 from alloytune.train.loop import add_gradients
 from alloytune.watch import Watcher
 
@@ -112,6 +114,37 @@ def test_a_run_learns_to_find_and_what_it_saves_loads(bert: Path, tmp_path: Path
     assert prompts == {"query": "the ", "document": ""}
     modules = json.loads((folder.model / "modules.json").read_text())
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
+
+
+def test_a_model_that_has_prompts_keeps_them(bert: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(bert, tmp_path / "bert")
+    write_sentence_files(source, Pooling("cls"), tiny.WIDTH, None, {"query": "the ", "passage": "a "})
+    own = make_session(source).task
+    assert (own.query_prompt, own.document_prompt, own.pooling) == ("the ", "a ", "cls")
+    given = make_session(source, task={"embedding": {"query_prompt": "", "pooling": "mean"}}).task
+    assert (given.query_prompt, given.document_prompt, given.pooling) == ("", "a ", "mean")
+    assert Embedding.recall({"temperature": 0.05, "query_prompt": None, "document_prompt": None}, own.learned) == own
+
+
+def test_every_document_of_a_list_is_a_row() -> None:
+    documents = [["one film", "two films"], ["a book"], []]
+    queries = ["what is on", "what to read", "what else"]
+    stages = [{"name": "full", "train": "all"}]
+    recipe = recipe_from({"task": "embedding", "data": {"near_duplicates": False}, "stages": stages})
+    rest = make_pairs(40).drop("negative")
+    listed = pl.DataFrame({"query": queries, "document": [json.dumps(texts) for texts in documents]})
+    found = prepare(build_data_settings(recipe), pl.concat([listed, rest]))
+    rows = pl.concat([found.train, found.validation, found.test]).filter(pl.col("query").is_in(queries)).sort("row")
+    assert rows.select("row", "document").rows() == [
+        ("table:1", "one film"),
+        ("table:1 (2)", "two films"),
+        ("table:2", "a book"),
+    ]
+    assert [(row.row, row.reason) for row in found.audit.dropped] == [("table:3", "missing document")]
+    assert found.audit.parted == 1
+    task = Embedding.blank()
+    (example,) = task.encode(listed[:1], tiny.make_tokenizer(), None).examples
+    assert len(example.target.keys) == 2
 
 
 def embed_plainly(folder: Path, texts: list[str]) -> np.ndarray:

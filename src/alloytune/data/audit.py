@@ -10,11 +10,11 @@ from alloytune.data.rules import Dropped
 
 @dataclass(frozen=True)
 class Audit:
-    """What became of every row: rows read are rows kept, dropped or not used.
+    """What became of every row: rows read and rows parted off others are rows kept, dropped or not used.
 
     `read` counts rows by file, `kept` by split, `classes` by split and class (where there are classes), `not_used` by
-    reason. `repairs` are the first few of `repaired`. `near_groups` are groups of near-duplicate rows, `near_rows` the
-    rows in them.
+    reason, `parted` what rows with a list made beyond one each. `repairs` are the first few of `repaired`.
+    `near_groups` are groups of near-duplicate rows, `near_rows` the rows in them.
     """
 
     read: dict[str, int]
@@ -22,6 +22,7 @@ class Audit:
     classes: dict[str, dict[str, int]]
     dropped: list[Dropped] = field(default_factory=list)
     not_used: dict[str, int] = field(default_factory=dict)
+    parted: int = 0
     repaired: int = 0
     repairs: list[Repair] = field(default_factory=list)
     near_groups: int = 0
@@ -30,9 +31,10 @@ class Audit:
 
     def __post_init__(self) -> None:
         read, kept, unused = (sum(part.values()) for part in (self.read, self.kept, self.not_used))
-        if read != kept + len(self.dropped) + unused:
+        if read + self.parted != kept + len(self.dropped) + unused:
             raise AssertionError(
-                f"read {read} rows, but kept {kept}, dropped {len(self.dropped)} and did not use {unused}"
+                f"read {read} rows and parted off {self.parted}, but kept {kept}, dropped {len(self.dropped)} and did "
+                f"not use {unused}"
             )
 
     def dropped_by_reason(self) -> dict[str, int]:

@@ -38,7 +38,7 @@ def repair(table: pl.DataFrame, rules: Rules) -> tuple[pl.DataFrame, list[Repair
     """Mend the characters of a stripped table's texts; give also every text that changed."""
     repairs: list[Repair] = []
     for name in rules.mended:
-        before, after = table[name], repair_column(table[name])
+        before, after = table[name], repair_column(table[name], unescapes=rules.unescapes)
         changed = (before != after).fill_null(value=False)
         columns = (table["row"].filter(changed), before.filter(changed), after.filter(changed))
         repairs += [Repair(row, *_where_they_differ(old, new)) for row, old, new in zip(*columns, strict=True)]

@@ -55,7 +55,7 @@ def prepare(
     same splits.
     """
     sources = read_sources(settings, {"train": train, "validation": validation, "test": test})
-    rows, repairs, dropped = _clean(sources, settings)
+    rows, repairs, dropped, parted = _clean(sources, settings)
     given = {source.split for source in sources}
     shares = {"validation": settings.split.validation, "test": settings.split.test}
     cut = {split: share for split, share in shares.items() if split not in given and share > 0}
@@ -79,6 +79,7 @@ def prepare(
         classes=classes,
         dropped=dropped,
         not_used={f"beyond {settings.rows} rows": rows.height - kept.height} if kept.height < rows.height else {},
+        parted=parted,
         repaired=len({one.row for one in repairs}),
         repairs=repairs[:EXAMPLES],
         near_groups=sizes.total(),
@@ -90,7 +91,8 @@ def prepare(
     return Dataset(**tables, audit=audit)
 
 
-def _clean(sources: list[Source], settings: DataSettings) -> tuple[pl.DataFrame, list[Repair], list[Dropped]]:
+def _clean(sources: list[Source], settings: DataSettings) -> tuple[pl.DataFrame, list[Repair], list[Dropped], int]:
+    """Give the clean rows, what was repaired and dropped, and how many rows came of parting others."""
     rules = settings.rules
     rows = strip(pl.concat([source.table for source in sources]), rules)
     rows, repairs = repair(rows, rules) if settings.repair else (rows, [])
@@ -103,11 +105,14 @@ def _clean(sources: list[Source], settings: DataSettings) -> tuple[pl.DataFrame,
     if len(sources) > 1:
         steps += [drop_across, drop_near_across] if settings.near_duplicates else [drop_across]
     dropped: list[Dropped] = []
+    parted = 0
     for step in steps:
+        before = rows.height
         rows, more = step(rows, rules)
         dropped += more
+        parted += max(rows.height + len(more) - before, 0)
         _require_left(sources, rows, more)
-    return rows, repairs, dropped
+    return rows, repairs, dropped, parted
 
 
 def _require_left(sources: list[Source], rows: pl.DataFrame, dropped: list[Dropped]) -> None:

@@ -11,17 +11,21 @@ CONFIG = ftfy.TextFixerConfig(uncurl_quotes=False, fix_latin_ligatures=False, fi
 SUSPECT = r"[^\t\n\x20-\x7e]|&"
 
 
-def repair_text(text: str) -> str:
-    """Strip a text and mend it until nothing more changes: repairing twice is repairing once."""
+def repair_text(text: str, *, unescapes: bool = True) -> str:
+    """Strip a text and mend it until nothing more changes: repairing twice is repairing once.
+
+    HTML entities are damage where `unescapes`.
+    """
+    config = CONFIG if unescapes else CONFIG._replace(unescape_html=False)
     text = text.strip()
-    while (mended := ftfy.fix_text(text, CONFIG).strip()) != text:
+    while (mended := ftfy.fix_text(text, config).strip()) != text:
         text = mended
     return text
 
 
-def repair_column(texts: pl.Series) -> pl.Series:
+def repair_column(texts: pl.Series, *, unescapes: bool = True) -> pl.Series:
     """Mend every text of a column; missing ones stay missing."""
     stripped = texts.str.strip_chars()
     suspect = stripped.str.contains(SUSPECT).fill_null(value=False)
-    mended = [repair_text(text) for text in stripped.filter(suspect)]
+    mended = [repair_text(text, unescapes=unescapes) for text in stripped.filter(suspect)]
     return stripped.scatter(suspect.arg_true(), mended) if mended else stripped

@@ -49,10 +49,12 @@ class Rules:
 
     `texts` are the columns that a model reads: a row needs all but those that are `optional`, and rows are compared by
     them. `stand_ins` names for some columns the one that holds the same among other things, for tables without them.
-    `answers` are those that it learns. `mended` are the columns whose white space and characters may be changed.
+    `answers` are those that it learns. `mended` are the columns whose white space and characters may be changed;
+    `unescapes` tells whether HTML entities in them are damage, which they are not where markup may be asked for.
     `strips` tells whether white space at the ends of texts and answers is nothing. `sift` brings answers into one form
     and drops rows whose answers cannot be used; columns may be absent. `answered` drops rows that hold a question
-    without its answer, where both stand in one column; it is not asked about rows that are to be answered. `strata`
+    without its answer, where both stand in one column, and makes several of one that has several answers; it is not
+    asked about rows that are to be answered. `strata`
     gives the label of every row, where a row has one. `taught` gives what every row teaches that train must not lack,
     such as its labels; where None, it is the label. `require` raises an InputError for rows that nothing can be
     learned from or judged on; `count` counts what should stand in the audit, by class; `warn` says, of the rows as they
@@ -64,6 +66,7 @@ class Rules:
     optional: frozenset[str] = frozenset()
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     mended: tuple[str, ...] = ()
+    unescapes: bool = True
     strips: bool = True
     sift: Callable[[pl.DataFrame], Sieved] = keep_all
     answered: Callable[[pl.DataFrame], Sieved] = keep_all

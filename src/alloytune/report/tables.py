@@ -31,6 +31,8 @@ def audit_table(audit: Mapping[str, Any]) -> RenderableType:
         _add_row(table, f"dropped: {reason}", f"{count:,}")
     for reason, count in audit["not_used"].items():
         _add_row(table, f"not used: {reason}", f"{count:,}")
+    if audit.get("parted"):  # absent in folders of runs before there was any
+        _add_row(table, "more rows, of cells that list several documents", f"{audit['parted']:,}")
     if audit["near_groups"]:
         _add_row(table, "near-duplicates, each group kept in one split", f"{audit['near_rows']:,}")
     for split, count in audit["kept"].items():

@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from alloytune.data.cells import read_json
-from alloytune.data.rules import Rules
+from alloytune.data.rules import Rules, Sieved, sieve_by
 from alloytune.errors import InputError
 from alloytune.tasks.contrast import allowed_documents, contrastive_loss
-from alloytune.tasks.pooling import How, Pooling, read_pooling, write_sentence_files
+from alloytune.tasks.pooling import How, Pooling, read_pooling, read_prompts, write_sentence_files
 from alloytune.tasks.ranking import TOP, rank_documents
 from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import ROWS_AT_ONCE, next_length, pad_inputs, row_names
@@ -43,9 +43,9 @@ class Embedding(Task):
     """
 
     temperature: float
-    query_prompt: str
-    document_prompt: str
-    pooling: How | None = None  # that of the model's folder where None, until the task is fitted
+    query_prompt: str | None = None  # this and the next two those of the model's folder where None, until fitted
+    document_prompt: str | None = None
+    pooling: How | None = None
     auto_class: ClassVar[Any] = AutoModel
     pipeline: ClassVar[str] = "sentence-similarity"
     undivided: ClassVar[bool] = True
@@ -59,19 +59,20 @@ class Embedding(Task):
             answers=tuple(name for name in ("document", "negative") if name in columns),
             optional=frozenset({"negative"}),
             mended=mended,
+            answered=_part_documents,
         )
 
     @classmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
         """Take the settings; the rows teach nothing more."""
         pooling = None if settings["pooling"] == "auto" else settings["pooling"]
-        prompts = settings["query_prompt"] or "", settings["document_prompt"] or ""
-        return cls(settings["temperature"], *prompts, pooling)
+        return cls(settings["temperature"], settings["query_prompt"], settings["document_prompt"], pooling)
 
     @classmethod
     def recall(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Self:
-        """Take the settings, and the pooling that was found."""
-        return replace(cls.learn(settings, pl.DataFrame()), pooling=learned["pooling"])
+        """Take the settings, and what was found of the model."""
+        own: dict[str, Any] = {key: settings[key] or "" for key in ("query_prompt", "document_prompt")}
+        return cls(settings["temperature"], **(own | dict(learned)))
 
     @classmethod
     def blank(cls) -> Self:
@@ -80,22 +81,32 @@ class Embedding(Task):
 
     @property
     def learned(self) -> dict[str, Any]:
-        """Give the pooling."""
-        return {"pooling": self.pooling or "mean"}
+        """Give the pooling and the prompts."""
+        return {
+            "pooling": self.pooling or "mean",
+            "query_prompt": self.query_prompt or "",
+            "document_prompt": self.document_prompt or "",
+        }
 
     def fitted(self, source: str) -> Self:
-        """Pool as the model's folder says, the mean where it says nothing."""
+        """Pool as the model's folder says, the mean where it says nothing, and put before texts what it puts there."""
         if AutoConfig.from_pretrained(source, trust_remote_code=False).is_encoder_decoder:
             what = f"{source!r} has an encoder and a decoder, which give no one vector of a text"
             raise InputError("model", what, "choose an encoder, or a decoder alone")
+        query, document = read_prompts(source)
+        fitted = replace(
+            self,
+            query_prompt=query if self.query_prompt is None else self.query_prompt,
+            document_prompt=document if self.document_prompt is None else self.document_prompt,
+        )
         if self.pooling is not None:
-            return self
+            return fitted
         found = read_pooling(source)
-        return replace(self, pooling=found.how if found else "mean")
+        return replace(fitted, pooling=found.how if found else "mean")
 
     def write_files(self, folder: Path, model: PreTrainedModel, max_length: int | None) -> None:
         """Write what sentence-transformers needs to embed texts in the same way."""
-        prompts = {"query": self.query_prompt, "document": self.document_prompt}
+        prompts = {"query": self.query_prompt or "", "document": self.document_prompt or ""}
         width = model.config.get_text_config().hidden_size
         write_sentence_files(folder, self._pool, width, max_length, prompts)
 
@@ -135,8 +146,10 @@ class Embedding(Task):
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
         """Give a row's texts with their prompts: query, document, negatives."""
-        documents = [] if row.get("document") is None else [row["document"], *_negatives(row.get("negative"))]
-        return [self.query_prompt + row["query"], *(self.document_prompt + document for document in documents)]
+        right = _listed(row.get("document"))[:1]
+        documents = [*right, *_listed(row.get("negative"))] if right else []
+        before = self.document_prompt or ""
+        return [(self.query_prompt or "") + row["query"], *(before + document for document in documents)]
 
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Batch:
         """Pad all texts of these examples, one after another; a target is example number, role and key of a text."""
@@ -233,7 +246,20 @@ class Embedding(Task):
 TASK = Embedding
 
 
-def _negatives(cell: str | None) -> list[str]:
+def _part_documents(table: pl.DataFrame) -> Sieved:
+    """Make a row of every document that a cell lists; each is right for the query."""
+    if "document" not in table.columns:
+        return table, []
+    listed = [_listed(cell) for cell in table["document"]]
+    table, dropped = sieve_by(table, [None if texts else "an empty list" for texts in listed], "missing document")
+    parted = table.with_columns(pl.Series("document", [texts for texts in listed if texts], pl.List(pl.String)))
+    parted = parted.explode("document")
+    number = pl.int_range(pl.len()).over("row") + 1
+    name = pl.when(number == 1).then("row").otherwise(pl.format("{} ({})", "row", number))
+    return parted.with_columns(name.alias("row")), dropped
+
+
+def _listed(cell: str | None) -> list[str]:
     """Read a cell that holds a text, or a JSON list of texts."""
     if cell is None or not cell.strip():
         return []

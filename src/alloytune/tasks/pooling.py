@@ -66,6 +66,15 @@ def read_pooling(source: str) -> Pooling | None:
     return Pooling(_how(settings, source))
 
 
+def read_prompts(source: str) -> tuple[str, str]:
+    """Read what a folder or a hub's model puts before queries and before documents; nothing where it does not say."""
+    found = _read(source, "config_sentence_transformers.json")
+    prompts = found.get("prompts") if isinstance(found, dict) else None
+    known = prompts if isinstance(prompts, dict) else {}
+    document = next((known[name] for name in ("document", "passage", "corpus") if known.get(name)), "")
+    return str(known.get("query") or ""), str(document)
+
+
 def _how(settings: dict[str, Any], source: str) -> How:
     """Find the one way of pooling, in the old form (a flag for each) or the new (a name)."""
     named = settings.get("pooling_mode")

@@ -112,6 +112,7 @@ Share = Annotated[
 # Which of them a task has is checked beside the task.
 Metric = Annotated[str, WithJsonSchema({"type": "string", "enum": list(METRICS), "format": "metric"})]
 Verbatim = Annotated[str, StringConstraints(strip_whitespace=False)]  # blanks at its ends count
+Before = Annotated[str, StringConstraints(strip_whitespace=False, min_length=0)]  # a text before others; may be none
 ScoreName = Literal["rgn", "snr", "fisher", "gradient", "weight_change", "spectral_snr", "lowrank_misfit"]
 Interval = Annotated[
     str, AfterValidator(_check_interval), WithJsonSchema({"type": "string", "minLength": 1, "format": "interval"})
