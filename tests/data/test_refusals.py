@@ -72,6 +72,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         'table: there is no column "text"; prompt and chosen and rejected are columns of the task preference: write '
         "task: preference, or --set task=preference",
     ),
+    "columns that others call otherwise": (
+        lambda: prepared(GOOD.rename({"text": "review", "label": "stars"}), other_columns=(("text", "label"),)),
+        'table: there is no column "text"; name them: data: {text: review, label: stars}, or --set data.text=review '
+        "--set data.label=stars",
+    ),
     "a column called nearly so": (
         lambda: prepared(GOOD.rename({"label": "labels"}), other_tasks=OTHERS),
         'table: there is no column "label"; did you mean "labels"? the columns are: "text", "labels"',

@@ -139,6 +139,8 @@ def test_missing_file_names_what_is_near(tmp_path: Path) -> None:
     assert "the shipped recipe 'hybrid'" in refused("hybird")
     assert "the shipped recipe 'mam-like'" in refused("mam")
     assert "is a folder, not a recipe; it holds tweets.yaml" in refused(str(tmp_path))
+    (tmp_path / "tweets.csv").write_text("text,label\n")
+    assert "is a table, not a recipe; name a recipe first" in refused(str(tmp_path / "tweets.csv"))
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

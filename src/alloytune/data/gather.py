@@ -1,6 +1,6 @@
 """Bring the given tables into one, with the same columns whatever theirs are called."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,25 @@ from alloytune.data.columns import (
 from alloytune.data.read import read_table
 from alloytune.data.settings import DataSettings
 from alloytune.errors import InputError
+
+# What these columns are called in data sets and by tools that many have their tables from.
+KNOWN_AS = {
+    "text": ("sentence", "content", "review", "comment", "tweet", "body", "document"),
+    "label": ("labels", "class", "category", "sentiment", "intent", "target", "score", "rating", "stars"),
+    "labels": ("tags", "categories", "topics", "genres"),
+    "tokens": ("words",),
+    "tags": ("ner_tags", "ner", "labels"),
+    "spans": ("entities",),
+    "messages": ("conversations", "conversation", "dialogue", "dialog"),
+    "instruction": ("question", "query"),
+    "output": ("response", "answer"),
+    "prompt": ("question", "query"),
+    "completion": ("response", "answer"),
+    "source": ("article", "document", "text", "src"),
+    "target": ("summary", "highlights", "translation", "tgt"),
+    "query": ("anchor", "question", "sentence1"),
+    "document": ("positive", "pos", "answer", "passage", "sentence2"),
+}
 
 
 @dataclass(frozen=True)
@@ -94,8 +113,20 @@ def _require_written_so(source: Source, settings: DataSettings) -> None:
         for task, columns in settings.other_tasks
         if is_own_name and there.issuperset(columns) and not settings.columns.keys() >= set(columns)
     ]
+    if is_own_name:
+        remedies += filter(None, (_name_columns(columns, there) for columns in settings.other_columns))
     if remedies:
         raise InputError(source.where, f'there is no column "{missing[0]}"', remedies[0])
+
+
+def _name_columns(columns: Sequence[str], there: Collection[str]) -> str | None:
+    """Say how to name those that a table calls otherwise; None where one is not there under any known name."""
+    found = {name: next((n for n in (name, *KNOWN_AS.get(name, ())) if n in there), None) for name in columns}
+    if None in found.values() or len(set(found.values())) < len(columns):
+        return None
+    given = {name: column for name, column in found.items() if name != column}
+    options = " ".join(f"--set data.{name}={column}" for name, column in given.items())
+    return f"name them: data: {{{', '.join(f'{name}: {column}' for name, column in given.items())}}}, or {options}"
 
 
 def _require_different(given: dict[str, Path]) -> None:

@@ -10,6 +10,7 @@ from alloytune.recipe.own import own_recipes, recipes_in
 from alloytune.recipe.shipped import shipped_names, shipped_text
 
 LARGEST_BYTES = 1_000_000
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ def find(name_or_path: str | os.PathLike[str]) -> Found:
         )
     if not path.exists():
         raise _refused(given, f"there is no such recipe; {_nearest(given, path)}")
+    if path.suffix.lower() in TABLES:
+        raise _refused(
+            given, f"is a table, not a recipe; name a recipe first, and the table behind it: full --data {given}"
+        )
     return Found(given, _decode(_read(path, given), given), path.absolute().parent)
 
 
