@@ -44,7 +44,7 @@ def make_table(rows: int, seed: int = 0) -> pl.DataFrame:
 
 
 def make_tokenizer(
-    *, padding: bool = True, special: tuple[str, ...] = SPECIAL, padding_side: str = "right"
+    *, padding: bool = True, special: tuple[str, ...] = SPECIAL, padding_side: str = "right", end: str | None = "[SEP]"
 ) -> PreTrainedTokenizerFast:
     """Make a tokenizer of whole words that puts [CLS] and [SEP] around them; `special` orders tokens 0 to 3."""
     number_of = {word: number for number, word in enumerate((*special, *WORDS[len(SPECIAL) :]))}
@@ -62,7 +62,7 @@ def make_tokenizer(
         mask_token="[UNK]",  # what a model sees instead of a word: any token will do
         cls_token="[CLS]",
         sep_token="[SEP]",
-        eos_token="[SEP]",
+        eos_token=end,
         model_max_length=32,
         padding_side=padding_side,
         **pad,

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alloytune.data.prepare import Dataset
 from alloytune.errors import InputError
+from alloytune.tasks.abilities import ReadsOn
 from alloytune.tasks.task import Encoded, Example, Scores, Task
 
 
@@ -35,7 +36,9 @@ def encode_splits(
 ) -> Learning:
     """Tokenize all splits; raises InputError where the limit has left nothing of one. `where` names the data."""
     tables = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    encoded = {split: task.encode(table, tokenizer, max_length) for split, table in tables.items()}
+    encoded = {split: task.encode(table, tokenizer, max_length) for split, table in tables.items() if split != "train"}
+    encode = task.encode_in_pieces if isinstance(task, ReadsOn) else task.encode
+    encoded["train"] = encode(dataset.train, tokenizer, max_length)
     _require_examples(encoded, tables, where)
     return Learning(
         task,

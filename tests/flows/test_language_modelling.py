@@ -1,6 +1,7 @@
 """Language modelling: what is masked, how it is passed, resumed and refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from alloytune.data.prepare import prepare
 from alloytune.errors import InputError
 from alloytune.models.weights import named_weights
 from alloytune.recipe.read import read_recipe, recipe_from
+from alloytune.tasks.language_modelling import LanguageModelling
 from alloytune.tasks.masking import IGNORED
+from alloytune.tasks.objectives import Objective
 from alloytune.train.loop import add_gradients
 from alloytune.watch import Watcher
 from architectures import ARCHITECTURES
@@ -158,3 +161,22 @@ def test_texts_without_words_are_left_out_by_name(bert: Path) -> None:
     encoded = session.task.encode(table, session.tokenizer, None)
     assert [example.row for example in encoded.examples] == ["1"]
     assert encoded.left_out == (("2", "no token to foretell"),)
+
+
+@pytest.mark.parametrize("objective", ["masked", "next"])
+def test_all_of_a_long_text_is_learned(objective: Objective) -> None:
+    tokenizer = tiny.make_tokenizer()
+    words = [str(number) for number in range(10)]
+    texts = pl.DataFrame({"row": ["a", "b"], "text": [" ".join(words), "film"]})
+    task = replace(LanguageModelling.blank(), objective=objective)
+    (first, last), (*pieces, short) = (
+        encode(texts, tokenizer, 6).examples for encode in (task.encode, task.encode_in_pieces)
+    )
+    assert [example.row for example in (*pieces, short)] == ["a", "a", "a", "b"]
+    assert short == last
+    assert [example.num_tokens for example in pieces] == [6, 6, 4]
+    assert pieces[0] == first
+    assert task.encode_in_pieces(texts, tokenizer, 6).notes
+    if objective == "next":
+        read = [tokenizer.decode(example.inputs["input_ids"], skip_special_tokens=True) for example in pieces]
+        assert " ".join(read).split() == words

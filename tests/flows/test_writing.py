@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    NllbTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import alloytune
 import tiny
@@ -253,11 +262,64 @@ def test_a_model_with_two_sides_translates(tmp_path: Path) -> None:
     assert tuned.evaluate_table(pairs.head(9))["rows"] == 9
 
 
+def save_nllb(folder: Path) -> Path:
+    """Save a random model of NLLB's kind; its tokenizer has a word for each language."""
+    torch.manual_seed(1)
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = [*special, *(f"▁{word}" for word in (*tiny.GOOD, *tiny.BAD, *tiny.PLAIN))]
+    letters = sorted({letter for word in words[4:] for letter in word})
+    vocabulary = {word: n for n, word in enumerate(dict.fromkeys([*special, *letters]))}
+    tokenizer = NllbTokenizer(vocab=vocabulary, merges=[], extra_special_tokens=["eng_Latn", "deu_Latn", "<mask>"])
+    tokenizer.save_pretrained(folder)
+    config = M2M100Config(
+        vocab_size=len(tokenizer),
+        d_model=tiny.WIDTH,
+        max_position_embeddings=64,
+        pad_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        **{f"{side}_{key}": 2 for side in ("encoder", "decoder") for key in ("layers", "attention_heads")},
+        **{f"{side}_ffn_dim": 2 * tiny.WIDTH for side in ("encoder", "decoder")},
+    )
+    M2M100ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_of_many_languages_is_told_which(tmp_path: Path) -> None:
+    source = save_nllb(tmp_path / "nllb")
+    table = tiny.make_table(40)
+    pairs = pl.DataFrame({"source": table["text"].str.replace_all(r" ?\d+", ""), "target": table["label"]})
+    settings: dict[str, Any] = {"generate": 4, "max_new_tokens": 4, "source_language": "eng_Latn"}
+    stages = [{"name": "full", "train": "all", "rate": 1e-3, "until": {"updates": 2}}]
+
+    def tune(**more: str) -> alloytune.Tuned:
+        recipe = {"task": {"translation": settings | more}, "batch": 8, "stages": stages}
+        return alloytune.tune(pairs, str(source), recipe, output=tmp_path / "-".join(["run", *more.values()]))
+
+    tuned = tune(target_language="deu_Latn")
+    start, end, english, german = (
+        tuned.tokenizer.convert_tokens_to_ids(token) for token in ("</s>", "</s>", "eng_Latn", "deu_Latn")
+    )
+    (example,) = tuned.task.encode(pairs.head(1), tuned.tokenizer, None).examples
+    assert (example.inputs["input_ids"][0], example.inputs["input_ids"][-1]) == (english, end)
+    assert (example.target.targets[0], example.target.targets[-1]) == (german, end)
+    assert AutoModelForSeq2SeqLM.from_pretrained(tuned.folder.model).generation_config.forced_bos_token_id == german
+    written = tuned.model.generate(torch.tensor([example.inputs["input_ids"]]), max_new_tokens=3)
+    assert written[0, :2].tolist() == [start, german]
+    with pytest.raises(InputError, match="target_language: the model translates between many languages"):
+        tune()
+    with pytest.raises(InputError, match="target_language: the model knows no language 'German'"):
+        tune(target_language="German")
+
+
 LORA = {"attach": {"lora": {"rank": 2}}, "train": "adapter | head"}
 
 
 @pytest.mark.parametrize("stage", [{"train": "all"}, pytest.param(LORA, marks=pytest.mark.slow)], ids=["all", "lora"])
 def test_an_encoder_writes_without_seeing_what_comes(tmp_path: Path, bert: Path, stage: dict[str, Any]) -> None:
+    """Its tokenizer has no end token, as BERT's: [SEP] becomes it."""
+    source = shutil.copytree(bert, tmp_path / "bert")
+    tiny.make_tokenizer(end=None).save_pretrained(source)
     rows = [{"prompt": f"a film {n}", "completion": f" good {n}"} for n in range(40)]
     recipe = {
         "task": {"generation": {"generate": 2, "max_new_tokens": 3}},
@@ -266,10 +328,14 @@ def test_an_encoder_writes_without_seeing_what_comes(tmp_path: Path, bert: Path,
         "micro_batch": 4,
         "stages": [{"name": "only", "rate": 1e-3, "until": {"updates": 2}, **stage}],
     }
-    tuned = alloytune.tune(rows, str(bert), recipe, output=tmp_path / "run")
+    tuned = alloytune.tune(rows, str(source), recipe, output=tmp_path / "run")
     assert max(tuned.results["reload_difference"].values()) < 1e-5
+    assert tuned.tokenizer.eos_token == "[SEP]"
+    (example,) = tuned.task.encode(pl.DataFrame(rows[:1]), tuned.tokenizer, None).examples
+    assert example.target.targets[-2] == tuned.tokenizer.sep_token_id
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model").eval()
     assert plain.config.is_decoder
+    assert plain.generation_config.eos_token_id == tuned.tokenizer.sep_token_id
     ids = torch.tensor([[2, 7, 20, 9], [2, 7, 20, 15]])
     with torch.inference_mode():
         logits = plain(input_ids=ids).logits

@@ -106,6 +106,21 @@ def test_messages_are_read_as_either_format_writes_them() -> None:
         assert read_messages(json.dumps(written)) == plain
 
 
+@pytest.mark.parametrize("template", [CHATML, LLAMA], ids=["chatml", "llama"])
+def test_of_a_talk_that_the_assistant_begins_its_words_alone_are_learned(template: str) -> None:
+    end = "<|im_end|>" if template == CHATML else "<|eot_id|>"
+    found = learned_parts([TALK[1], *TALK], tokenizer_of_bytes(template))
+    assert found == [f"{TURNS[1]}{end}", f"{TURNS[1]}{end}", f"{TURNS[3]}{end}"]
+
+
+def test_a_template_may_begin_a_thought_that_it_then_leaves_out() -> None:
+    opening = CHATML.replace("<|im_start|>assistant\n'", "<|im_start|>assistant\n<think>\n'")
+    assert opening != CHATML
+    tokenizer = tokenizer_of_bytes(opening)
+    assert render_prompt(TALK[:1], tokenizer).endswith("<think>\n")
+    assert learned_parts(TALK, tokenizer) == [f"{TURNS[1]}<|im_end|>", f"{TURNS[3]}<|im_end|>"]
+
+
 def test_turns_are_of_whom_their_other_names_say() -> None:
     names = ("developer", "HUMAN", "function_call", "observation", "gpt", "Function", "tool")
     found = read_messages(json.dumps([{"from": name, "value": "x"} for name in names]))
@@ -156,9 +171,9 @@ def test_a_cell_that_holds_no_conversation_is_refused(cell: str, why: str) -> No
         read_messages(cell)
 
 
-def test_an_instruction_becomes_a_question_and_an_answer() -> None:
-    assert instruction_messages("Sum up.", "A text.", "Short.") == [
+def test_an_instruction_becomes_a_question() -> None:
+    assert instruction_messages("Sum up.", "A text.", "Be kind.") == [
+        {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "Sum up.\n\nA text."},
-        {"role": "assistant", "content": "Short."},
     ]
     assert instruction_messages("Sing.", "", None) == [{"role": "user", "content": "Sing."}]

@@ -104,6 +104,7 @@ def test_rows_that_do_not_fit_are_named_with_their_reason() -> None:
     [
         (["instruction", "output"], "instruction", ("instruction",)),
         (["instruction", "input", "output"], "instruction", ("instruction", "input")),
+        (["instruction", "output", "system"], "instruction", ("instruction", "system")),
         (["messages"], "messages", ("messages",)),
         (["prompt", "completion"], "completion", ("prompt",)),
         (["source", "target"], "source", ("source",)),
@@ -169,3 +170,75 @@ def test_a_decoder_is_asked_to_translate_and_an_encoder_reads_the_source(tmp_pat
     (example,) = read.encode(train, tokenizer, None).examples
     assert tokenizer.decode(example.inputs["input_ids"]) == "one"
     assert tokenizer.decode(example.target.targets) == "two</s>"
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked"),
+    [
+        ({"source": "one two three " * 9, "target": "Short."}, "Translate:\n\none two"),
+        ({"instruction": "Sum up.", "input": "one two three " * 9, "output": "Short."}, "Sum up.\n\none two"),
+    ],
+    ids=["source", "input"],
+)
+def test_a_passage_that_is_too_long_loses_its_end_and_not_what_is_asked(columns: dict[str, str], asked: str) -> None:
+    tokenizer = tokenizer_of_bytes(CHATML)
+    task = (
+        Translation(("source", "target"), prompt="Translate:\n\n{source}")
+        if "source" in columns
+        else Generation(("instruction", "input", "output"))
+    )
+    whole = task.encode(pl.DataFrame([columns]), tokenizer, None)
+    (all_of_it,) = whole.examples
+    assert whole.num_cut == 0
+    for limit in (all_of_it.num_tokens, 100, 90):
+        encoded = task.encode(pl.DataFrame([columns]), tokenizer, limit)
+        (example,) = encoded.examples
+        assert encoded.num_cut == (limit < all_of_it.num_tokens)
+        assert limit - 8 <= example.num_tokens <= limit
+        text = tokenizer.decode(example.inputs["input_ids"])
+        assert text.startswith(f"<|im_start|>user\n{asked}")
+        assert text.endswith("<|im_end|>\n<|im_start|>assistant\nShort.<|im_end|>\n")
+        assert text.startswith(tokenizer.decode(example.target.prompt))
+        unanswered = {key: value for key, value in columns.items() if value != "Short."}
+        told = task.encode(pl.DataFrame([unanswered]), tokenizer, limit)
+        assert told.num_cut == (limit < len(all_of_it.target.prompt))
+        assert tokenizer.decode(told.examples[0].target.prompt).startswith(f"<|im_start|>user\n{asked}")
+
+
+def test_a_prompt_that_is_cut_keeps_the_token_that_begins_every_text() -> None:
+    tokenizer = tokenizer_of_bytes(None)
+    tokenizer.add_bos_token = True
+    rows = pl.DataFrame({"messages": [json.dumps([{"role": "user", "content": "who is it " * 9}])]})
+    encoded = Generation(("messages",)).encode(rows, tokenizer, 20)
+    prompt = encoded.examples[0].target.prompt
+    assert (len(prompt), encoded.num_cut) == (20, 1)
+    assert prompt[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(prompt).endswith("### Assistant:\n")
+
+
+def test_an_answer_to_nothing_is_dropped() -> None:
+    alone = json.dumps([{"role": "assistant", "content": "Hello"}])
+    table = pl.DataFrame({"row": ["a"], "split": ["train"], "messages": [alone]})
+    kept, dropped = rules_for(["messages"]).answered(table)
+    assert kept.is_empty()
+    assert [(row.reason, row.detail) for row in dropped] == [
+        ("nothing before the answer", "the only message is the assistant's")
+    ]
+    encoded = Generation(("messages",)).encode(table, tokenizer_of_bytes(CHATML), None)
+    assert encoded.left_out == (("a", "the only message is the assistant's"),)
+
+
+def test_all_of_a_long_text_is_learned_and_its_beginning_scored() -> None:
+    tokenizer = tokenizer_of_bytes(CHATML)
+    texts = pl.DataFrame({"row": ["a", "b", "c"], "text": ["one two three four", "short", ""]})
+    task = Generation(("text",))
+    scored, learned = task.encode(texts, tokenizer, 8), task.encode_in_pieces(texts, tokenizer, 8)
+    assert [example.row for example in scored.examples] == ["a", "b"]
+    assert scored.num_cut == 1
+    assert [example.row for example in learned.examples] == ["a", "a", "a", "b"]
+    assert (learned.num_cut, learned.left_out) == (0, scored.left_out)
+    assert learned.notes == ("texts longer than 8 tokens are read in pieces: 2 more examples",)
+    assert max(example.num_tokens for example in learned.examples) == 8
+    targets = [token for example in learned.examples for token in example.target.targets if token != IGNORED]
+    whole = task.encode(texts, tokenizer, None).examples
+    assert targets == [token for example in whole for token in example.target.targets if token != IGNORED]

@@ -72,7 +72,7 @@ def load_model(
     `auto_class` is a transformers Auto class, `config` what the task sets in the model's config. Weights that the
     files do not hold (the head) are drawn from `seed` before anything else draws random numbers; a pooler that no head
     reads is not named. The outputs of a head that was trained for other labels are drawn anew. `architecture` changes
-    the model on the way.
+    the model on the way. The tokenizer of a model that writes is given an end token where it has none.
     """
     torch.manual_seed(seed)
     try:
@@ -92,6 +92,8 @@ def load_model(
         raise
     except Exception as error:  # a damaged folder fails in many libraries' ways
         raise _cannot_load(source, "model", error) from error
+    if model.can_generate():
+        _give_end(model, tokenizer)
     _require_embeddings(model, len(tokenizer) - len(architecture.tokens), source)
     if architecture.tokens:
         embed_tokens(model, tokenizer, architecture.tokens)
@@ -163,6 +165,15 @@ def _task_config(source: str, tokenizer: PreTrainedTokenizerBase, config: Mappin
     if hasattr(settings, "auto_map"):  # names code that is not run, and that a saved model would not have beside it
         del settings.auto_map
     return settings
+
+
+def _give_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let [SEP] end what is written where a tokenizer has no end token, as BERT's: nothing else would ever end it."""
+    if tokenizer.eos_token is None and tokenizer.sep_token is not None:
+        tokenizer.eos_token = tokenizer.sep_token
+    for settings in (model.config, model.generation_config):
+        if settings.eos_token_id is None:
+            settings.eos_token_id = tokenizer.eos_token_id
 
 
 def _names_other_labels(own: Any, settings: Any) -> bool:

@@ -87,7 +87,7 @@ TASKS = {
     "generation": TaskWords(
         about="an answer to an instruction, the assistant's turns of a dialogue, a completion, or plain text",
         forms=(
-            Form(("instruction", "input", "output"), optional=("input",)),
+            Form(("instruction", "input", "output", "system"), optional=("input", "system")),
             Form(("messages",)),
             Form(("prompt", "completion")),
             Form(("text",), unscored=OF_ANSWERS),

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
-from transformers import PreTrainedModel
+import polars as pl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alloytune.tasks.task import Example
+from alloytune.tasks.task import Encoded, Example
 
 
 @runtime_checkable
@@ -18,6 +19,16 @@ class Undivided(Protocol):
     """
 
     undivided: ClassVar[bool]
+
+
+@runtime_checkable
+class ReadsOn(Protocol):
+    """A task that learns all of a text, however long it is; it is scored on the text's beginning."""
+
+    def encode_in_pieces(
+        self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Encoded:
+        """Tokenize as `encode` does; what is beyond the limit makes further examples of the row."""
 
 
 @runtime_checkable

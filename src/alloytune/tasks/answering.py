@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alloytune.tasks.dialogue import UnfitChatError, mark_answers
+from alloytune.tasks.marked import fit_prompt
 from alloytune.trying import evaluating
 
 
@@ -31,7 +32,7 @@ def write_answers(
     room = model_room(model, tokenizer)
     if room is not None and not is_encoder_decoder:
         limit = max(room - max_new_tokens, room // 2)
-        prompts = [_fit(prompt, limit, tokenizer.bos_token_id) for prompt in prompts]
+        prompts = [fit_prompt(prompt, limit, tokenizer.bos_token_id) for prompt in prompts]
     ids, mask = _pad(prompts, _padding_token(model, tokenizer), left=not is_encoder_decoder)
     if room is not None and not is_encoder_decoder:
         max_new_tokens = min(max_new_tokens, room - ids.shape[1])
@@ -46,12 +47,6 @@ def write_answers(
         )
     begin = 1 if is_encoder_decoder else ids.shape[1]
     return [tokenizer.decode(row[begin:], skip_special_tokens=True).strip() for row in written]
-
-
-def _fit(prompt: Sequence[int], limit: int, begin: int | None) -> Sequence[int]:
-    if len(prompt) <= limit:
-        return prompt
-    return [begin, *prompt[len(prompt) - limit + 1 :]] if prompt[0] == begin else prompt[len(prompt) - limit :]
 
 
 def model_room(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:

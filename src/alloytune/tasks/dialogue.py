@@ -56,11 +56,10 @@ def read_messages(cell: str) -> list[Message]:
     return [_read_message(message) for message in given]
 
 
-def instruction_messages(instruction: str, given: str | None, output: str | None) -> list[Message]:
-    """Make a conversation of an instruction, what it is about (may be empty), and the answer (None: still to come)."""
-    asked = f"{instruction}\n\n{given}" if given else instruction
-    messages = [{"role": "user", "content": asked}]
-    return messages if output is None else [*messages, {"role": "assistant", "content": output}]
+def instruction_messages(instruction: str, given: str | None = None, system: str | None = None) -> list[Message]:
+    """Make a conversation of an instruction, what it is about and what is said before it; both may be empty."""
+    asked = {"role": "user", "content": f"{instruction}\n\n{given}" if given else instruction}
+    return [{"role": "system", "content": system}, asked] if system else [asked]
 
 
 def is_learned(message: Message) -> bool:
@@ -155,9 +154,7 @@ def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, 
 
 def _find_turn(messages: Sequence[Message], place: int, whole: str, tokenizer: PreTrainedTokenizerBase) -> Span:
     """Give the span of one of the assistant's turns in the whole conversation, its end token included."""
-    before = _render(messages[:place], tokenizer, prompt=True) if place else ""
-    if not whole.startswith(before):
-        raise UnfitChatError("the chat template writes the beginning otherwise when more follows")
+    before = _render_before(messages, place, whole, tokenizer)
     through = _render(messages[: place + 1], tokenizer, prompt=False)
     if not whole.startswith(through) or len(through) < len(before):
         content = messages[place]["content"].strip()
@@ -166,6 +163,21 @@ def _find_turn(messages: Sequence[Message], place: int, whole: str, tokenizer: P
             raise UnfitChatError("the chat template leaves out what the assistant says")
         through = whole[: at + len(content)] + _first_special(whole[at + len(content) :], tokenizer)
     return len(before), _turn_end(through, len(before), tokenizer)
+
+
+def _render_before(messages: Sequence[Message], place: int, whole: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Give the beginning of the whole conversation down to where the assistant says what stands at a place.
+
+    Templates may have it begin in a way that they leave out once it has spoken, as with a thought.
+    """
+    if not place:  # no template writes down nothing
+        return whole[: max(whole.find(messages[0]["content"].strip()), 0)]
+    before = _render(messages[:place], tokenizer, prompt=True)
+    alike = (n for n, (one, two) in enumerate(zip(before, whole, strict=False)) if one != two)
+    shared = before[: next(alike, min(len(before), len(whole)))]
+    if len(shared) < len(before) and not shared.startswith(_render(messages[:place], tokenizer, prompt=False)):
+        raise UnfitChatError("the chat template writes the beginning otherwise when more follows")
+    return shared
 
 
 def _turn_end(through: str, start: int, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -93,16 +93,28 @@ class LanguageModelling(Task):
 
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize the column `text`; a target is a Foretold. Texts in which no token can be foretold are left out."""
+        return self._encode(table, tokenizer, max_length, in_pieces=False)
+
+    def encode_in_pieces(
+        self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Encoded:
+        """Tokenize all of every text; what is beyond the limit makes further examples."""
+        return self._encode(table, tokenizer, max_length, in_pieces=True)
+
+    def _encode(
+        self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None, *, in_pieces: bool
+    ) -> Encoded:
         if self.objective == "masked" and tokenizer.mask_token_id is None:
             raise InputError("model", "its tokenizer has no mask token", "choose `objective: next`, or another model")
-        encoded = encode_texts(table.select(pl.exclude("text_pair")), [None] * table.height, tokenizer, max_length)
+        texts, targets = table.select(pl.exclude("text_pair")), [None] * table.height
+        encoded = encode_texts(texts, targets, tokenizer, max_length, in_pieces=in_pieces)
         special = frozenset(tokenizer.all_special_ids)
         examples = [self._aim(example, special, tokenizer) for example in encoded.examples]
         kept = [example for example in examples if any(target != IGNORED for target in example.target.targets)]
         left_out = tuple(
             (example.row, _NOTHING) for example in examples if all(t == IGNORED for t in example.target.targets)
         )
-        return Encoded(kept, encoded.num_cut, left_out)
+        return Encoded(kept, encoded.num_cut, left_out, encoded.notes)
 
     def _aim(self, example: Example, special: Collection[int], tokenizer: PreTrainedTokenizerBase) -> Example:
         """Set an example's targets as they stand in scores."""

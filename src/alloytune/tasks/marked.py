@@ -63,6 +63,13 @@ def prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return _without_end(mark(prompt, [], tokenizer, special=True), prompt, tokenizer)[0]
 
 
+def fit_prompt(ids: Sequence[int], max_length: int | None, begin: int | None) -> Sequence[int]:
+    """Take tokens off the left of a prompt until a limit is kept; the token that begins every text stays."""
+    if max_length is None or len(ids) <= max_length:
+        return ids
+    return [begin, *ids[len(ids) - max_length + 1 :]] if ids[0] == begin else ids[len(ids) - max_length :]
+
+
 def cut(marked: Marked, max_length: int | None, tokenizer: PreTrainedTokenizerBase) -> Cut:
     """Take tokens off the left until the limit is kept; a beginning token stays.
 

@@ -164,6 +164,8 @@ class Preference(Task):
 
     def figures(self, answers: Sequence[np.ndarray], examples: Sequence[Example]) -> np.ndarray:
         """Give by how much the chosen answer is likelier per token, and how much more it has gained, [rows, 2]."""
+        if not len(answers):
+            return np.empty((0, 2))
         found = np.stack(answers).astype(np.float64)
         reference = np.array([example.target.reference for example in examples])
         per_token = found[:, :2] / found[:, 2:]

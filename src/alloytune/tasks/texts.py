@@ -21,24 +21,43 @@ def text_columns(columns: Collection[str]) -> tuple[str, ...]:
 
 
 def encode_texts(
-    table: pl.DataFrame, targets: Sequence[Any], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    table: pl.DataFrame,
+    targets: Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    *,
+    in_pieces: bool = False,
 ) -> Encoded:
-    """Tokenize the columns `text` and, where there, `text_pair`; each row with its target."""
+    """Tokenize the columns `text` and, where there, `text_pair`; each row with its target.
+
+    What is beyond the limit is cut, or makes further examples of the row where a text is read `in_pieces`.
+    """
     if not table.height:
         return Encoded([])
     inputs: dict[str, list[np.ndarray]] = {}
     lengths: list[np.ndarray] = []
+    sources: list[np.ndarray] = []  # the row of each example
     num_cut = 0
-    for part in table.iter_slices(ROWS_AT_ONCE):
+    in_pieces = in_pieces and tokenizer.is_fast and max_length is not None
+    for start, part in zip(range(0, table.height, ROWS_AT_ONCE), table.iter_slices(ROWS_AT_ONCE), strict=True):
         texts = part["text"].to_list()
         pairs = part["text_pair"].to_list() if "text_pair" in part.columns else None
         limits = {"truncation": max_length is not None, "max_length": max_length}
-        encoded = tokenizer(texts, pairs, return_attention_mask=False, **limits)
+        encoded = tokenizer(texts, pairs, return_attention_mask=False, return_overflowing_tokens=in_pieces, **limits)
+        of_part = encoded.pop("overflow_to_sample_mapping", range(part.height))
         for key, values in encoded.items():
             inputs.setdefault(key, []).append(flat(values))
         lengths.append(np.array([len(ids) for ids in encoded["input_ids"]]))
-        num_cut += _count_cut(encoded, texts, pairs, tokenizer, max_length)
-    return Encoded(TokenizedRows(row_names(table), inputs, np.concatenate(lengths), targets), num_cut)
+        sources.append(start + np.asarray(of_part))
+        num_cut += 0 if in_pieces else _count_cut(encoded, texts, pairs, tokenizer, max_length)
+    numbers, names = np.concatenate(sources).tolist(), row_names(table)
+    rows = TokenizedRows([names[n] for n in numbers], inputs, np.concatenate(lengths), [targets[n] for n in numbers])
+    return Encoded(rows, num_cut, notes=note_pieces(len(rows) - table.height, max_length))
+
+
+def note_pieces(number: int, max_length: int | None) -> tuple[str, ...]:
+    """Say how many examples are further pieces of texts that are longer than the limit."""
+    return (f"texts longer than {max_length} tokens are read in pieces: {number:,} more examples",) if number else ()
 
 
 def row_names(table: pl.DataFrame) -> list[str]:

@@ -6,6 +6,7 @@ What generation, translation and summarization share; they differ in how example
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,11 +24,11 @@ from alloytune.tasks.dialogue import UnfitChatError
 from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.objectives import decoder_setting
 from alloytune.tasks.packing import can_pack, pack
-from alloytune.tasks.replies import Tokenized, tokenize_reply, tokenize_sides
+from alloytune.tasks.replies import Tokenized, tokenize_in_pieces, tokenize_reply, tokenize_sides
 from alloytune.tasks.target_logits import target_logits
 from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.text_scores import TextScore, text_scores
-from alloytune.tasks.texts import row_names
+from alloytune.tasks.texts import note_pieces, row_names
 
 LOGITS_AT_ONCE = 2**27  # numbers, half a gigabyte; scoring takes no more rows together than that
 NUM_SHOWN = 5  # answers kept in the details of scores
@@ -150,6 +151,20 @@ class Writing(Task):
         ]
         return Encoded(examples, sum(one.is_cut for one in found), tuple(left_out))
 
+    def encode_in_pieces(
+        self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Encoded:
+        """Tokenize rows; of plain text, what is beyond the limit makes further examples."""
+        cut = self.encode(table, tokenizer, max_length)
+        if form_of(self.columns) != "text" or not cut.num_cut:
+            return cut
+        pieces = [
+            tokenize_in_pieces(name, text, tokenizer, max_length)
+            for name, text in zip(row_names(table), table["text"], strict=True)
+        ]
+        examples = list(chain.from_iterable(pieces))
+        return Encoded(examples, 0, cut.left_out, note_pieces(len(examples) - len(cut.examples), max_length))
+
     def _tokenize(
         self, name: str, row: Mapping[str, str | None], tokenizer: PreTrainedTokenizerBase, max_length: int | None
     ) -> Tokenized:
@@ -186,8 +201,7 @@ class Writing(Task):
         chosen = batch.targets != IGNORED
         if self.is_two_sided:
             inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
-            decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=batch.targets)
-            return target_logits(model, inputs | {"decoder_input_ids": decoder_ids}, chosen)
+            return target_logits(model, inputs | {"decoder_input_ids": _decoder_ids(model, batch.targets)}, chosen)
         mask = batch.inputs["attention_mask"]
         if self.packing and can_pack(model):
             packed = pack(mask)
@@ -273,6 +287,19 @@ class Writing(Task):
         """Give the scores of written answers, none where no answers are written."""
         is_answered = self.generate > 0 and form_of(self.columns) != "text"
         return text_scores(self.metrics, self.bleu_words) if is_answered else {}
+
+
+def _decoder_ids(model: Any, targets: Tensor) -> Tensor:
+    """Give what a decoder reads where it is to write these targets: every token but the last, behind the one it starts.
+
+    A few models (M2M100, and so NLLB) have no word of their own for that in transformers 5.23.
+    """
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        ids: Tensor = model.prepare_decoder_input_ids_from_labels(labels=targets)
+        return ids
+    ids = targets.roll(1, dims=1)
+    ids[:, 0] = model.config.decoder_start_token_id
+    return ids.masked_fill(ids == IGNORED, model.config.pad_token_id)
 
 
 def _padded(rows: Sequence[Sequence[int]], padding: int) -> Tensor:

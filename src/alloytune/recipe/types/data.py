@@ -49,6 +49,7 @@ class Data(Part):
     instruction: str | None = Field(None, description="Column with what is to be done; `instruction` where absent.")
     input: str | None = Field(None, description="Column with what an instruction is about; may be empty.")
     output: str | None = Field(None, description="Column with the answer to an instruction; `output` where absent.")
+    system: str | None = Field(None, description="Column with what is said to the model before an instruction.")
     messages: str | None = Field(
         None, description="Column with conversations, lists of {role, content} or {from, value}; JSON in a CSV file."
     )

@@ -10,7 +10,7 @@ from pydantic import (
     model_serializer,
 )
 
-from alloytune.recipe.types.values import Part, Share, Verbatim
+from alloytune.recipe.types.values import Before, Part, Share, Verbatim
 
 TaskName = Literal[
     "classification",
@@ -114,6 +114,10 @@ class Translation(_Writing):
     """A source text and its translation."""
 
     prompt: str | None = _PROMPT
+    source_language: str | None = Field(
+        None, description="Language of the sources, for models of many: a word of its tokenizer, such as `eng_Latn`."
+    )
+    target_language: str | None = Field(None, description="Language of the targets, likewise.")
     bleu_words: Literal["13a", "intl", "zh", "char"] = Field(
         "13a",
         description="How sacrebleu cuts texts into words for BLEU: 13a or intl at blanks and punctuation, zh, or char.",
@@ -134,8 +138,12 @@ class Embedding(Part):
         "auto",
         description="How a text's tokens become one vector; auto does as the model's folder says, else takes the mean.",
     )
-    query_prompt: Verbatim | None = Field(None, description="Text put before every query, such as `query: `.")
-    document_prompt: Verbatim | None = Field(None, description="Text put before every document, such as `passage: `.")
+    query_prompt: Before | None = Field(
+        None, description="Text put before every query, such as `query: `; as the model's folder says where absent."
+    )
+    document_prompt: Before | None = Field(
+        None, description="Text put before every document, such as `passage: `; likewise."
+    )
 
 
 class Preference(Part):
