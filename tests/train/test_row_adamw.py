@@ -71,6 +71,37 @@ def test_the_same_as_over_the_whole_table() -> None:
     assert memory["exp_avg"].shape == memory["exp_avg_sq"].shape == (len(named), WIDTH)
 
 
+def test_a_table_of_which_most_has_been_reached_is_updated_whole() -> None:
+    """The memory grows with room to spare until then; the result is the same, after a resume to the bit."""
+    ids = [list(range(n, n + 7)) for n in range(0, ROWS - 7, 4)]
+    ours, plain_net = Net(), Net()
+    by_rows, plain = optimizer_of(ours, by_rows=True), optimizer_of(plain_net, by_rows=False)
+    (part,) = (part for part in by_rows.parts if isinstance(part, RowAdamW))
+    sizes = []
+    for each in ids:
+        update(ours, by_rows, each)
+        update(plain_net, plain, each)
+        torch.testing.assert_close(ours.table.weight, plain_net.table.weight, rtol=1e-6, atol=1e-7)
+        sizes.append(len(part.state[ours.table.weight]["rows"]))
+    assert sizes[0] == 7
+    assert max(size for size in sizes if size < ROWS) <= ROWS // 2
+    assert sizes[-1] == ROWS
+    assert torch.equal(part.state[ours.table.weight]["rows"], torch.arange(ROWS))
+    for end in (3, len(ids) - 2):
+        left = Net()
+        before = optimizer_of(left, by_rows=True)
+        for each in ids[:end]:
+            update(left, before, each)
+        state = optimizer_state(before, dict(left.named_parameters()))
+        resumed = Net()
+        resumed.load_state_dict(left.state_dict())
+        after = optimizer_of(resumed, by_rows=True)
+        put_optimizer_state(after, dict(resumed.named_parameters()), state)
+        for each in ids[end:]:
+            update(resumed, after, each)
+        assert torch.equal(resumed.table.weight, ours.table.weight), end
+
+
 def test_a_gradient_that_no_lookup_gave() -> None:
     ours, whole = Net(), Net()
     by_rows, plain = optimizer_of(ours, by_rows=True), optimizer_of(whole, by_rows=False)

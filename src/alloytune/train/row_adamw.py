@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 LEAST_ROWS = 4096  # of a table that is worth it
+MOST_APART = 0.5  # of a table's rows that are remembered apart; beyond, the whole table takes less time
+GROWTH = 1.5  # by which room for the memory of rows grows
 _MEMORY = ("exp_avg", "exp_avg_sq")
 
 
@@ -59,11 +61,12 @@ class RowAdamW(torch.optim.Optimizer):
     """AdamW without decay. Its memory of a table is that of the `rows` that gradients have reached.
 
     A row that was reached once goes on by its memory, as under AdamW over the whole table: the result is the same.
+    Once that holds most of a table, it is one of the whole table.
     """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
         super().__init__(groups, {"betas": betas, "eps": 1e-8, "fused": True})
-        self._places: dict[nn.Parameter, Tensor] = {}  # of a table's rows in the memory; -1 where there is none
+        self._memories: dict[nn.Parameter, _Memory] = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -75,11 +78,12 @@ class RowAdamW(torch.optim.Optimizer):
 
     def _update(self, table: nn.Parameter, group: Mapping[str, Any]) -> None:
         reached, values = _rows_and_values(table)
-        places = self._reach(table, reached)
         state = self.state[table]
-        gradient = torch.zeros_like(state["exp_avg"])
-        gradient[places[reached]] = values
-        moved = table[state["rows"]]
+        memory = self._memories.get(table)
+        if memory is None or not memory.is_of(state):  # at first; put back from a checkpoint; forgotten
+            memory = self._memories[table] = _Memory(table, state)
+        gradient = memory.take(reached, values)
+        moved = table.detach() if memory.is_whole else table[state["rows"]]
         beta1, beta2 = group["betas"]
         adamw(
             *([moved], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]]),
@@ -92,26 +96,74 @@ class RowAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-        table.index_copy_(0, state["rows"], moved)
+        if not memory.is_whole:
+            table.index_copy_(0, state["rows"], moved)
 
-    def _reach(self, table: nn.Parameter, reached: Tensor) -> Tensor:
-        """Give the places of a table's rows in its memory, in which those that are reached have theirs by now."""
-        state = self.state[table]
-        if not state:
-            empty = {entry: table.new_empty(0, table.shape[1]) for entry in _MEMORY}
-            state |= {"step": table.new_zeros(()), "rows": reached.new_empty(0), **empty}
-        places = self._places.get(table)
-        if places is None or int((places >= 0).sum()) != len(state["rows"]):  # put back from a checkpoint, or forgotten
-            places = self._places[table] = reached.new_full((len(table),), -1)
-            places[state["rows"]] = torch.arange(len(state["rows"]), device=table.device)
-        fresh = reached[places[reached] < 0]
+
+class _Memory:
+    """What is remembered of a table's rows, in `state`, with room for more, and where each of them stands there.
+
+    `is_whole`: all rows stand there, in the table's order.
+    """
+
+    def __init__(self, table: Tensor, state: dict[str, Any]) -> None:
+        self._table, self._state = table, state
+        rows = state.get("rows", torch.empty(0, dtype=torch.long, device=table.device))
+        everything = torch.arange(len(table), device=table.device)
+        self._places = torch.full_like(everything, -1)
+        self._places[rows] = everything[: len(rows)]
+        self._room: dict[str, Tensor] = {}
+        self._last = rows[:0]  # places that the gradient of before has
+        self.is_whole = bool(len(rows) == len(table) and torch.equal(rows, everything))
+        state.setdefault("step", table.new_zeros(()))
+        self._hold({"rows": rows, **{entry: state.get(entry, table.new_empty(0, table.shape[1])) for entry in _MEMORY}})
+
+    def is_of(self, state: Mapping[str, Any]) -> bool:
+        """Tell whether a state is still the one that this holds."""
+        return self._state is state and all(state.get(entry) is self._shown[entry] for entry in ("rows", *_MEMORY))
+
+    def take(self, reached: Tensor, values: Tensor) -> Tensor:
+        """Give the gradient of all rows that are remembered, those that it reaches among them by now."""
+        fresh = reached[self._places[reached] < 0]
         if len(fresh):
-            known = len(state["rows"])
-            places[fresh] = torch.arange(known, known + len(fresh), device=table.device)
-            state["rows"] = torch.cat([state["rows"], fresh])
-            for entry in _MEMORY:
-                state[entry] = torch.cat([state[entry], table.new_zeros(len(fresh), table.shape[1])])
-        return places
+            self._add(fresh)
+        gradient = self._gradient[: len(self._shown["rows"])]
+        gradient[self._last] = 0
+        self._last = self._places[reached]
+        gradient[self._last] = values
+        return gradient
+
+    def _add(self, fresh: Tensor) -> None:
+        known = len(self._shown["rows"])
+        if known + len(fresh) > MOST_APART * len(self._table):
+            self._hold({**whole(self._state, self._table), "rows": torch.arange(len(self._table)).to(fresh)})
+            self._places, self.is_whole = self._shown["rows"].clone(), True
+            return
+        self._places[fresh] = torch.arange(known, known + len(fresh), device=fresh.device)
+        if known + len(fresh) > len(self._room["rows"]):
+            self._hold(self._shown, room=GROWTH * (known + len(fresh)))
+        self._room["rows"][known : known + len(fresh)] = fresh
+        for entry in _MEMORY:
+            self._room[entry][known : known + len(fresh)] = 0
+        self._show(known + len(fresh))
+
+    def _hold(self, given: Mapping[str, Tensor], room: float = 0) -> None:
+        """Keep these, with room for so many rows."""
+        number = len(given["rows"])
+        size = min(max(int(room), number), len(self._table))
+        for entry in ("rows", *_MEMORY):
+            self._room[entry] = given[entry]
+            if size > number:
+                self._room[entry] = given[entry].new_empty(size, *given[entry].shape[1:])
+                self._room[entry][:number] = given[entry]
+        self._gradient = self._table.new_zeros(size, self._table.shape[1])
+        self._last = self._last[:0]
+        self._show(number)
+
+    def _show(self, number: int) -> None:
+        """Let the state have what is held."""
+        self._shown = {entry: self._room[entry][:number] for entry in ("rows", *_MEMORY)}
+        self._state.update(self._shown)
 
 
 def _rows_and_values(table: nn.Parameter) -> tuple[Tensor, Tensor]:
