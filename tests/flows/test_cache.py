@@ -91,6 +91,7 @@ def test_later_stages_and_retries_read_what_was_kept(bert: Path, tmp_path: Path)
         ({"until": {"epochs": 1}}, "less than twice"),
         ({"until": {"updates": 3}}, "less than twice"),
         ({"cache": False}, "cache: false"),
+        ({"until": {"minutes": 0.001}}, "it passes over its rows less than twice, or ends by time alone"),
     ],
 )
 def test_the_record_says_why_nothing_is_kept(settings: dict[str, Any], reason: str, bert: Path, tmp_path: Path) -> None:

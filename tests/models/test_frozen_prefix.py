@@ -79,6 +79,11 @@ def test_a_head_alone_stands_on_all_layers(name: str, tmp_path: Path) -> None:
     assert agrees(prefix, loaded.reading, loaded.examples)
 
 
+def test_what_stands_before_the_layers_need_not_run(deep: Loaded) -> None:
+    (chain,) = deep.found(deep.state.head).chains
+    assert chain.entry is deep.state.model.bert.embeddings  # not the norm that is the last of it
+
+
 def test_what_moves_decides_how_many_layers_stand_still(deep: Loaded) -> None:
     head = deep.state.head
     assert [deep.found(layer | head).num_layers for layer in deep.layers[1:]] == [1, 2, 3]

@@ -134,3 +134,40 @@ def test_a_call_within_a_call_does_not_disturb_it() -> None:
     found, _ = learn(model, unpadded(model, find_roles(model)))
     assert torch.allclose(found, expected, atol=1e-9)
     assert seen[-2:] == [MASK.shape, (1, FILLED)]
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_head_that_reads_the_first_place_finds_it_behind_padding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BERT's reads padding there, which has to stay as it is; a decoder's reads the last token."""
+    monkeypatch.setattr(f"{__name__}.MASK", MASK.flip(1))
+    model = make_model(name)
+    roles = find_roles(model)
+    places: list[Any] = []
+    layer_modules(model, roles)[0].register_forward_hook(
+        lambda _, args, output: places.append(hidden(output).shape[:2])
+    )
+    expected, expected_grads = learn(model, nullcontext())
+    with unpadded(model, roles):
+        places.clear()
+        found, grads = learn(model, nullcontext())
+    assert torch.allclose(found, expected, atol=1e-9)
+    assert all(torch.allclose(grads[weight], grad, atol=1e-9) for weight, grad in expected_grads.items())
+    assert places == ([MASK.shape] if name == "bert" else [(1, FILLED)])
+
+
+@pytest.mark.parametrize("family", ["Canine", "IBert", "Longformer"])
+def test_models_that_count_or_pad_by_themselves_are_left_as_they_are(family: str) -> None:
+    config = getattr(transformers, f"{family}Config")(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        vocab_size=40,
+        **({"attention_window": 8, "pad_token_id": 0} if family == "Longformer" else {}),
+    )
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(config).double().train()
+    ids, mask = torch.arange(8, 24).view(2, 8), torch.ones(2, 8, dtype=torch.long)
+    mask[1, 3:] = 0
+    with dropout_at(model, 0.0), unpadded(model, find_roles(model)):
+        assert model(input_ids=ids, attention_mask=mask).logits.shape == (2, 2)

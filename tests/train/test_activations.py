@@ -1,8 +1,11 @@
 """What frozen layers gave, kept and read back: nothing stale, nothing that depends on batches, nothing lost on disk."""
 
+import os
+import resource
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from mmap import ALLOCATIONGRANULARITY
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ from alloytune.models.state import ModelState
 from alloytune.models.weights import Weights, copy_weights, free_only, named_weights
 from alloytune.tasks.task import Batch, Example
 from alloytune.tasks.writing import Writing
-from alloytune.train.activations import Activations, Shelf, cut_block, lay_out, look_up
+from alloytune.train import activations
+from alloytune.train.activations import Activations, Block, Shelf, cut_block, lay_out, look_up
 from alloytune.train.batches import Updates
 from alloytune.train.calls import read_call
 from alloytune.train.clip import make_clip
@@ -316,3 +320,25 @@ def test_two_passes_over_a_batch_run_the_layers_once(bert: Path) -> None:
     with reader.running():
         reader.loss(twice)(trained.model, trained.collate(trained.examples[:4]))
     assert len(ran) == 1
+
+
+def test_more_blocks_on_disk_than_a_process_may_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "SEGMENT", 64 * ALLOCATIONGRANULARITY)
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+    try:
+        shelf = Shelf(0)
+        sizes = [*range(1, 400), 20_000, 7]  # one is larger than what is mapped at once
+        blocks = []
+        for size in sizes:
+            hidden = (torch.full((size, 8), float(size)), torch.full((size, 3), -float(size), dtype=torch.bfloat16))
+            starts = ((0, size), (0, size))
+            block = Block((b"a",), hidden, starts, (torch.float32, torch.bfloat16))
+            blocks.append(shelf.put(size.to_bytes(4, "little"), block))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    assert (shelf.in_memory, shelf.on_disk) == (0, sum(sizes) * (8 * 4 + 3 * 2))
+    for size, block in zip(sizes, blocks, strict=True):
+        assert block is shelf.get(size.to_bytes(4, "little")) or size == 7
+        assert torch.equal(block.hidden[0], torch.full((size, 8), float(size)))
+        assert torch.equal(block.hidden[1], torch.full((size, 3), -float(size), dtype=torch.bfloat16))

@@ -27,7 +27,7 @@ _OTHER_BASE = "its partial view sees the pretrained layers (joint.over)"
 _OWN_VIEWS = "a view of it learns something of its own"
 _DISAGREES = "this model does not give the same when its layers are stood in for"
 _VARIES = "its examples look different in every epoch"
-_ONE_PASS = "it passes over its rows less than twice"
+_ONE_PASS = "it passes over its rows less than twice, or ends by time alone"
 
 
 def make_reader(session: Session, number: int, moving: Moving) -> tuple[PrefixReader, str | None]:
@@ -124,7 +124,12 @@ def _why_not(session: Session, number: int) -> str | None:
 
 
 def _num_passes(until: Until, updates_per_epoch: int) -> float:
-    """Give how often a stage may pass over its rows; without end where neither epochs nor updates end it."""
+    """Give how often a stage may pass over its rows; not once for sure where time alone ends it.
+
+    Its first updates would be spent on keeping what it may never read again.
+    """
+    if until.minutes and not (until.epochs or until.updates or until.flops):
+        return 0.0
     by_updates = until.updates / updates_per_epoch if until.updates else math.inf
     return min(until.epochs or math.inf, by_updates)
 

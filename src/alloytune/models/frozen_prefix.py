@@ -103,7 +103,7 @@ class FrozenPrefix:
         with ExitStack() as stack:
             for number, chain in enumerate(self.chains):
                 for layer, form in zip(chain.layers, chain.forms, strict=True):
-                    stack.enter_context(in_place_of(layer, self._stand_in(number, layer, form)))
+                    stack.enter_context(in_place_of(layer, _StandIn(self, number, layer, form)))
                 if chain.entry is not None:
                     stack.enter_context(in_place_of(chain.entry, self._entered(number, chain)))
 
@@ -148,23 +148,6 @@ class FrozenPrefix:
             self._hidden, self._captured = before, None
         return tuple(captured[number] for number in range(len(self.chains)))
 
-    def _stand_in(self, number: int, layer: nn.Module, form: Form | None) -> Callable[..., Any]:
-        run, is_last = layer.forward, layer is self.chains[number].layers[-1]
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._hidden is None:
-                output = run(*args, **kwargs)
-                if is_last:
-                    self._capture(number, _hidden_of(output))
-                return output
-            hidden = self._hidden[number]
-            if form is not None:
-                return form.filled(hidden, args, kwargs)
-            with torch.no_grad():
-                return (hidden, *run(*args, **kwargs)[1:])
-
-        return forward
-
     def _entered(self, number: int, chain: Chain) -> Callable[..., Any]:
         assert chain.entry is not None
         run = chain.entry.forward
@@ -179,6 +162,40 @@ class FrozenPrefix:
             self._captured[number] = hidden
             if len(self._captured) == len(self.chains):
                 raise _ReachedError
+
+
+class _StandIn:
+    """What a frozen layer does: gives what is known of the call of now, or runs, and tells what it gave."""
+
+    def __init__(self, prefix: FrozenPrefix, number: int, layer: nn.Module, form: Form | None) -> None:
+        self._prefix = prefix
+        self._number = number
+        self._run = layer.forward
+        self._is_last = layer is prefix.chains[number].layers[-1]
+        self._form = form
+
+    @property
+    def reads_nothing(self) -> bool:
+        """Tell whether it gives what is known, whatever it is given."""
+        return self._prefix._hidden is not None and self._form is not None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._prefix._hidden is None:
+            output = self._run(*args, **kwargs)
+            if self._is_last:
+                self._prefix._capture(self._number, _hidden_of(output))
+            return output
+        hidden = self._prefix._hidden[self._number]
+        if self._form is not None:
+            return self._form.filled(hidden, args, kwargs)
+        with torch.no_grad():
+            return (hidden, *self._run(*args, **kwargs)[1:])
+
+
+def reads_nothing(layer: nn.Module) -> bool:
+    """Tell whether something stands in for a layer in the call of now, so that what it is given is of no account."""
+    stand_in = vars(layer).get("forward")
+    return isinstance(stand_in, _StandIn) and stand_in.reads_nothing
 
 
 class _ReachedError(Exception):
@@ -305,10 +322,9 @@ def _chain(stack: Sequence[nn.Module], seen: _Seen, *, adapters: bool) -> Chain 
     runs = [seen.runs[layer] for layer in layers]
     first = runs[0].given
     inside = {module for layer in layers for module in layer.modules()}
-    entry = next(
-        (m for m, gave in seen.gave.items() if gave is first and seen.counts[m] == 1 and m not in inside), None
-    )
-    return Chain(layers, tuple(run.form for run in runs), entry, first.dtype)
+    gave_it = [m for m, gave in seen.gave.items() if gave is first and seen.counts[m] == 1 and m not in inside]
+    # the last that ended holds the others: all of BERT's embeddings, not only the norm at their end
+    return Chain(layers, tuple(run.form for run in runs), gave_it[-1] if gave_it else None, first.dtype)
 
 
 def _bearing(model: nn.Module, chains: Sequence[Chain], seen: _Seen) -> list[Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from alloytune.models.frozen_prefix import reads_nothing
 from alloytune.models.replay import layer_modules
 from alloytune.models.roles import Roles
 from alloytune.trying import agree, evaluating
@@ -104,31 +105,37 @@ class _Pad(torch.autograd.Function):
 def unpadded(model: nn.Module, roles: Roles) -> Iterator[None]:
     """Compute no padding in a model's layers while it trains; one that does not bear it is left as it is."""
     layers = [] if getattr(model.config, "is_encoder_decoder", False) else layer_modules(model, roles)
-    if not layers or not _bears(model, layers):
+    if not layers or not _bears(model, layers, on_left=False):
         yield
         return
-    with _hooked(model, layers):
+    with _hooked(model, layers, on_left=_bears(model, layers, on_left=True)):
         yield
 
 
 @contextmanager
-def _hooked(model: nn.Module, layers: Sequence[nn.Module], *, tries: bool = False) -> Iterator[None]:
+def _hooked(
+    model: nn.Module, layers: Sequence[nn.Module], *, on_left: bool, tries: bool = False
+) -> Iterator["_PaddedAttention"]:
+    """Strip padding; that on the left, behind which a head may look for the first token, only where `on_left`."""
     padded_attention = _PaddedAttention(FEW if tries else MULTIPLE)
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        mask = kwargs.get("attention_mask")
-        counts = model.training or tries
-        padded_attention.begin(mask if counts and isinstance(mask, Tensor) and mask.dim() == 2 else None)
+        mask: Any = kwargs.get("attention_mask")
+        counts = isinstance(mask, Tensor) and mask.dim() == 2 and (model.training or tries)
+        padded_attention.begin(mask if counts and (on_left or bool(mask[:, 0].all())) else None)
 
-    def strip(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def strip(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layout = padded_attention.layout
-        return None if layout is None else (_stripped(args, layout), _stripped(kwargs, layout))
+        if layout is None or reads_nothing(layer):
+            return None
+        return _stripped(args, layout), _stripped(kwargs, layout)
 
     def pad(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         layout = padded_attention.layout
         hidden = output if isinstance(output, Tensor) else output[0]
         if layout is None or hidden.shape[:2] != (1, layout.filled):  # a layer that something padded stands in for
             return None
+        padded_attention.has_padded = True
         padded = layout.pad(hidden)
         return padded if isinstance(output, Tensor) else (padded, *output[1:])
 
@@ -140,7 +147,7 @@ def _hooked(model: nn.Module, layers: Sequence[nn.Module], *, tries: bool = Fals
     ]
     try:
         with padded_attention:
-            yield
+            yield padded_attention
     finally:
         for handle in handles:
             handle.remove()
@@ -164,6 +171,7 @@ class _PaddedAttention(TorchFunctionMode):
     def __init__(self, multiple: int) -> None:
         super().__init__()
         self._multiple = multiple
+        self.has_padded = False  # what stripped layers gave
         self._layouts: list[Layout | None] = []  # of a call of the model, and of calls within it
 
     @property
@@ -196,19 +204,22 @@ class _PaddedAttention(TorchFunctionMode):
 
 
 @torch.no_grad()
-def _bears(model: Any, layers: Sequence[nn.Module]) -> bool:
+def _bears(model: Any, layers: Sequence[nn.Module], *, on_left: bool) -> bool:
     """Try a model on two texts, of which one is padded, with and without."""
-    vocabulary = int(model.get_input_embeddings().num_embeddings)
-    ids = torch.arange(1, 15, device=model.device).view(2, 7) * 7 % vocabulary
-    mask = torch.ones_like(ids)
-    ids[1, 4:] = getattr(model.config, "pad_token_id", None) or 0  # some heads read at the last token that is not it
-    mask[1, 4:] = 0
+    padding = slice(0, 3) if on_left else slice(4, 7)
     try:
+        vocabulary = int(model.get_input_embeddings().num_embeddings)
+        ids = torch.arange(1, 15, device=model.device).view(2, 7) * 7 % vocabulary
+        mask = torch.ones_like(ids)
+        ids[1, padding] = getattr(model.config, "pad_token_id", None) or 0  # some heads read at the last that is not it
+        mask[1, padding] = 0
         with evaluating(model), torch.autocast(ids.device.type, enabled=False):  # rounds too coarsely to tell
             expected = model(input_ids=ids, attention_mask=mask)[0]
-            with _hooked(model, layers, tries=True):
+            with _hooked(model, layers, on_left=on_left, tries=True) as tried:
                 found = model(input_ids=ids, attention_mask=mask)[0]
-    except (TypeError, ValueError, IndexError, RuntimeError):
+    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):
+        return False
+    if not tried.has_padded:  # by itself the model pads further, as Longformer to its windows, and was not tried
         return False
     if expected.shape[:2] == ids.shape:  # of every token: what stands at padding is of no account
         expected, found = expected[mask.bool()], found[mask.bool()]

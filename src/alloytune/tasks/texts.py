@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -78,9 +79,19 @@ def pad_inputs(
     Gives tensors of [rows, places]; `side` is the tokenizer's own where None.
     """
     longest = max(len(one["input_ids"]) for one in inputs)
-    fits = next_length(longest) <= tokenizer.model_max_length
-    how = {"return_tensors": "pt", "padding_side": side, "pad_to_multiple_of": MULTIPLE if fits else None}
-    return dict(tokenizer.pad(list(inputs), **how))
+    length = next_length(longest) if next_length(longest) <= tokenizer.model_max_length else longest
+    on_left = (side or tokenizer.padding_side) == "left"
+    padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    padded = {key: np.full((len(inputs), length), padding.get(key, 0)) for key in inputs[0]}
+    mask = np.zeros((len(inputs), length), dtype=np.int64)
+    for row, one in enumerate(inputs):
+        own = len(one["input_ids"])
+        places = slice(length - own, length) if on_left else slice(own)
+        mask[row, places] = 1
+        for key, values in one.items():
+            padded[key][row, places] = values
+    with_mask = {"attention_mask": mask} if "attention_mask" in tokenizer.model_input_names else {}
+    return {key: torch.from_numpy(values) for key, values in (padded | with_mask).items()}
 
 
 def collate_texts(examples: Sequence[Example], targets: Tensor, tokenizer: PreTrainedTokenizerBase) -> Batch:

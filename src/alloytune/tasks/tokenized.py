@@ -24,7 +24,7 @@ class TokenizedRows(Sequence[Example]):
         targets: Sequence[Any],
     ) -> None:
         self.lengths = lengths
-        self._rows = rows
+        self.rows = rows
         self._inputs = {key: np.concatenate(parts) for key, parts in inputs.items()}
         self._ends = np.cumsum(lengths)
         self._targets = targets
@@ -42,7 +42,7 @@ class TokenizedRows(Sequence[Example]):
         end = int(self._ends[chosen])  # raises IndexError as a list does
         start = end - int(self.lengths[chosen])
         inputs = {key: values[start:end].tolist() for key, values in self._inputs.items()}
-        return Example(self._rows[chosen], inputs, self._targets[chosen])
+        return Example(self.rows[chosen], inputs, self._targets[chosen])
 
 
 def flat(lists: Sequence[Sequence[int]]) -> np.ndarray:
@@ -55,6 +55,11 @@ def count_tokens(examples: Sequence[Example]) -> np.ndarray:
     if isinstance(examples, TokenizedRows):
         return examples.lengths
     return np.array([example.num_tokens for example in examples], dtype=np.int64)
+
+
+def row_names(examples: Sequence[Example]) -> Sequence[str]:
+    """Say of every example which row it is of."""
+    return examples.rows if isinstance(examples, TokenizedRows) else [example.row for example in examples]
 
 
 def passes(numbers: np.ndarray, lengths: np.ndarray, most_rows: int, most_tokens: int) -> Iterator[np.ndarray]:

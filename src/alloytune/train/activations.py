@@ -5,13 +5,13 @@ buffers, config, precision) and all inputs of the call. What is read under a key
 the bit, whoever put it there: another epoch, stage, trial, or a run that was killed.
 """
 
-import os
 import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
+from mmap import ALLOCATIONGRANULARITY, mmap
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from alloytune.models.frozen_prefix import Hidden
 from alloytune.train.calls import Call, Text
 
 IN_MEMORY = 2**29  # bytes; what is read back from disk costs a tenth of computing it, or less
+SEGMENT = 2**28  # bytes of the file on disk that are mapped at once
+ALIGNED = 64  # bytes at which a tensor on disk may begin
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Shelf:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._blocks: dict[bytes, Block] = {}
-        self._file: Any = None
+        self._disk: _Disk | None = None
         self.in_memory = 0
         self.on_disk = 0
 
@@ -131,21 +133,44 @@ class Shelf:
         return block
 
     def _spill(self, tensor: Tensor) -> Tensor:
-        """Write a tensor to disk and give it mapped into memory. The file has no name: it is gone when we are."""
-        if not tensor.numel():
-            return tensor
+        """Write a tensor to disk and give it mapped into memory."""
         try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="alloytune-")  # noqa: SIM115 - closed with the shelf
-                weakref.finalize(self, self._file.close)
-            start = self._file.seek(0, os.SEEK_END)
-            self._file.write(tensor.view(torch.uint8).numpy().data)
-            self._file.flush()
+            self._disk = self._disk or _Disk()
+            return self._disk.hold(tensor)
         except OSError as error:
             what = f"{tempfile.gettempdir()} has no room for what frozen layers gave ({error.strerror})"
             raise InputError("cache", what, "set cache: false in the stage, or point TMPDIR elsewhere") from None
-        mapped = np.memmap(self._file, np.uint8, "r+", offset=start, shape=(tensor.numel() * tensor.element_size(),))
-        return torch.from_numpy(mapped).view(tensor.dtype).view(tensor.shape)
+
+
+class _Disk:
+    """A file without a name, which is gone when we are, mapped into memory by large segments.
+
+    Every mapping holds an open file, of which a process may have a thousand.
+    """
+
+    def __init__(self) -> None:
+        self._file: Any = tempfile.TemporaryFile(prefix="alloytune-")  # noqa: SIM115 - closed with the shelf
+        weakref.finalize(self, self._file.close)
+        self._segment = np.empty(0, np.uint8)
+        self._begin = self._used = 0  # of the segment, in the file and in it
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """Write a tensor, so that a full disk says so, and give it as it stands in the file."""
+        content = tensor.contiguous().flatten().view(torch.uint8).numpy()
+        if self._used + len(content) > len(self._segment):
+            self._open(max(SEGMENT, -(-len(content) // ALLOCATIONGRANULARITY) * ALLOCATIONGRANULARITY))
+        self._file.seek(self._begin + self._used)
+        self._file.write(content.data)
+        self._file.flush()
+        held = self._segment[self._used : self._used + len(content)]
+        self._used += -(-len(content) // ALIGNED) * ALIGNED
+        return torch.from_numpy(held).view(tensor.dtype).view(tensor.shape)
+
+    def _open(self, size: int) -> None:
+        """Make the file longer, which takes no room yet, and map what was added."""
+        self._begin, self._used = self._begin + len(self._segment), 0
+        self._file.truncate(self._begin + size)
+        self._segment = np.frombuffer(mmap(self._file.fileno(), size, offset=self._begin), np.uint8)
 
 
 class Activations:

@@ -128,8 +128,8 @@ class Stage(Part):
         "auto",
         description=(
             "Whether what the layers below all that moves give is computed once per example and read back; auto: where "
-            "a stage may pass over its rows twice and there are such layers. It saves time and changes results by "
-            "rounding alone: frozen layers draw no dropout either way."
+            "there are such layers, and a stage may pass over its rows twice and is not ended by time alone. It saves "
+            "time and changes results by rounding alone: frozen layers draw no dropout either way."
         ),
     )
     until: Until = Field(Until(epochs=3), description="When the stage ends.")
