@@ -124,11 +124,18 @@ def _train(folder: RunFolder, session: Session, watcher: Watcher) -> None:
 def rehearse(session: Session) -> None:
     """Go through the stages without training, so that a selection that matches nothing is refused at once.
 
-    Stages can be rolled back, so each is gone through with every set of adapters that may stand when it begins.
+    Stages can be rolled back, so each is gone through with every set of adapters that may stand when it begins; sets
+    that differ in nothing but the stages that attach them, as those of rounds, count once.
     """
-    state = session.state
-    for number, standings in enumerate(standings_before(session.recipe.stages)):
-        for standing in sorted(map(sorted, standings)):
+    state, stages = session.state, session.recipe.stages
+    for number, standings in enumerate(standings_before(stages)):
+        alike = {
+            str(
+                [(stages[stage].attaches[place], session.recipe.learning_of(stage)) for stage, place in standing]
+            ): standing
+            for standing in sorted(map(sorted, standings))
+        }
+        for standing in alike.values():
             session.state.turn_to(session.recipe.learning_of(standing[0][0] if standing else number))
             for stage, place in standing:
                 attachment = build_attachments(session, stage, REHEARSAL)[place]

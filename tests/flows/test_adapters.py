@@ -18,6 +18,7 @@ from alloytune.data.prepare import prepare
 from alloytune.errors import InputError, VerificationError
 from alloytune.models.adapters import Attachment
 from alloytune.models.methods import LoraSettings
+from alloytune.models.state import ModelState
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import recipe_from
 from alloytune.record.folder import RunFolder
@@ -84,6 +85,23 @@ def train(recipe: dict[str, Any], folder: Path, stop: tuple[int, int] | None = N
     with suppress(Stopped):
         run._train(RunFolder(folder), session, seen)
     return seen
+
+
+def test_rounds_that_attach_alike_are_rehearsed_once_for_all(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"attach": {"lora": {"rank": 2}}, "train": "adapter | head", "accept": {"gain": 0}, "until": {"updates": 1}}
+    stages = [{"name": f"round-{n}", "merge": n > 0, **one} for n in range(8)]
+    read = recipe_from({"model": str(bert), "stages": stages})
+    session = build_session(read, prepare(build_data_settings(read), tiny.make_table(60)))
+    attached: list[str] = []
+    attach = ModelState.attach
+
+    def counted(state: ModelState, attachment: Attachment, *args: Any, **kwargs: Any) -> Any:
+        attached.append(attachment.name)
+        return attach(state, attachment, *args, **kwargs)
+
+    monkeypatch.setattr(ModelState, "attach", counted)
+    run.rehearse(session)
+    assert len(attached) == 8 + 2 * 7  # each round attaches its own to nothing, and but for the first after another's
 
 
 def recipe(model: Path, attach: Any, *last: dict[str, Any], leave: str = "merge") -> dict[str, Any]:
