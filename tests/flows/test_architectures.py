@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, pipeline
+from transformers import AutoModelForSequenceClassification, DebertaConfig, DebertaModel, pipeline
 
 import alloytune
 import tiny
+from alloytune import machine
 from alloytune.models.roles import find_roles
 from alloytune.models.weights import named_weights
 from architectures import ARCHITECTURES
@@ -97,3 +98,21 @@ def test_a_pair_of_texts_on_a_classifier_for_other_labels(tmp_path: Path) -> Non
     for row, text, pair in zip(predicted.iter_rows(named=True), TEXTS, pairs, strict=True):
         for chance in plain({"text": text, "text_pair": pair}):
             assert row[f"probability_{chance['label']}"] == pytest.approx(chance["score"], abs=1e-5)
+
+
+def test_a_model_that_cannot_do_with_bfloat16_takes_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_has_fast_bfloat16", lambda device: True)
+    config = DebertaConfig(
+        vocab_size=len(tiny.WORDS),
+        hidden_size=tiny.WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=2 * tiny.WIDTH,
+        pos_att_type=["c2p", "p2c"],
+        relative_attention=True,
+    )
+    DebertaModel(config).save_pretrained(tmp_path / "deberta")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "deberta")
+    recipe = {"batch": 8, "stages": [{"name": "full", "train": "all", "rate": 1e-3, "until": {"updates": 2}}]}
+    tuned = alloytune.tune(tiny.make_table(40), str(tmp_path / "deberta"), recipe, output=tmp_path / "run")
+    assert tuned.results["precision"] == "float32"

@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alloytune.data.prepare import Dataset
@@ -22,6 +23,7 @@ from alloytune.recipe.types.recipe import Learner, Recipe, path_of
 from alloytune.tasks.abilities import FitsModel, StartsOutputs
 from alloytune.tasks.task import Example, Task, find_task
 from alloytune.train.activations import Activations
+from alloytune.trying import evaluating
 
 
 @dataclass
@@ -99,6 +101,8 @@ def build_session(recipe: Recipe, dataset: Dataset, others: Mapping[str, Dataset
     learnings = {MAIN: encode_splits(task, dataset, tokenizer, max_length, "data")}
     state = ModelState(model, fresh, reshaped=architecture.changes)
     state.to(machine.device)
+    if recipe.precision == "auto" and not _computes(model, learnings[MAIN], tokenizer, machine):
+        machine = machine.exact()
     session = Session(recipe, source, tokenizer, state, machine, max_length, learnings)
     for name, learner in recipe.learnings.items():
         _add_learning(
@@ -116,6 +120,18 @@ def _load(
     if isinstance(task, StartsOutputs) and task.first_outputs:
         start_outputs(model, fresh, task.first_outputs)
     return model, fresh
+
+
+@torch.no_grad()
+def _computes(model: PreTrainedModel, learning: Learning, tokenizer: PreTrainedTokenizerBase, machine: Machine) -> bool:
+    """Try a model on one row in a machine's precision; some, as DeBERTa of 2020, do not compute in bfloat16."""
+    batch = learning.task.collate(learning.examples["train"][:1], tokenizer)
+    try:
+        with evaluating(model), machine.autocast():
+            learning.task.outputs(model, batch.to(machine.device))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _rows_around(learner: Learner, session: Session, dataset: Dataset, others: Mapping[str, Dataset] | None) -> Dataset:
