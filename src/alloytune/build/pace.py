@@ -110,12 +110,13 @@ def make_stage_loss(session: Session, number: int, moving: Moving) -> Loss:
 def in_training_form(session: Session, number: int) -> Iterator[None]:
     """Give the model the dropout that a stage trains with, and have it computed as fast as it bears.
 
-    A loss that needs the whole update calls the model again while torch computes the gradient, outside of any context.
+    A loss that needs the whole update, in several passes, calls the model again while torch computes the gradient,
+    outside of any context.
     """
     model = session.state.model
     with ExitStack() as form:
         form.enter_context(dropout_at(model, session.recipe.stages[number].dropout))
-        if not isinstance(session.task, Undivided):
+        if not isinstance(session.task, Undivided) or session.recipe.micro_batch is None:
             form.enter_context(training_ops(session.machine.device))
             form.enter_context(inputs_as_they_come(model))
             form.enter_context(unpadded(model, session.state.roles()))
