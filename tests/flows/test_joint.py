@@ -17,6 +17,7 @@ from alloytune.build.session import build_session
 from alloytune.data.prepare import prepare
 from alloytune.data.settings import DataSettings, SplitSettings
 from alloytune.errors import InputError
+from alloytune.rates import STARTS
 from alloytune.recipe.read import recipe_from
 from alloytune.recipe.shipped import shipped_text
 from alloytune.recipe.yaml_text import load
@@ -244,7 +245,7 @@ def by_part(seen: Witness) -> dict[str, set[str]]:
 
 
 def test_shipped_joint(tmp_path: Path) -> None:
-    """The rest of the base at 0.3 of the rate, the top third at 1, adapters beside the top third alone."""
+    """The rest of the base at 0.3 of the rate, the top third at 1, adapters beside it alone; the head at its own."""
     deep = tiny.save_bert(tmp_path / "deep", layers=4)
     seen = shipped("joint", deep, tmp_path / "run")
     parts, layers = by_part(seen), seen.session.state.roles().stacks["layers"]
@@ -253,7 +254,7 @@ def test_shipped_joint(tmp_path: Path) -> None:
     assert parts["full"] == set(rates) - parts["partial"] - parts["adapter"] - parts["head"]
     assert all(".layer.2." in name or ".layer.3." in name for name in parts["adapter"])
     full, partial, head = (rates[min(parts[part])] for part in ("full", "partial", "head"))
-    assert (full / partial, partial) == (pytest.approx(0.3), pytest.approx(head))
+    assert (full / partial, head) == (pytest.approx(0.3), STARTS["new head"].rate)
     assert {rates[name] for name in parts["adapter"]}.isdisjoint({full, partial})
 
 
