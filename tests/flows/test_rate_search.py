@@ -178,6 +178,6 @@ def test_adapters_of_several_kinds_keep_their_distance(tmp_path: Path, bert: Pat
         stage = recipe_from(folder.read("resolved.json")).stages[number]
         assert stage.rate == found["rate"]
         assert stage.rates[key] == pytest.approx(10 * found["rate"])
-        assert folder.read("results.json")["stages"][number]["rates"] == pytest.approx(
-            [10 * found["rate"], found["rate"]]
-        )
+        of_head = [1e-2] if number == 0 else []  # in the other stage it has learned
+        rates = folder.read("results.json")["stages"][number]["rates"]
+        assert sorted(rates) == pytest.approx(sorted([10 * found["rate"], found["rate"], *of_head]))

@@ -172,7 +172,7 @@ def _give_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Non
     if tokenizer.eos_token is None and tokenizer.sep_token is not None:
         tokenizer.eos_token = tokenizer.sep_token
     for settings in (model.config, model.generation_config):
-        if settings.eos_token_id is None:
+        if getattr(settings, "eos_token_id", None) is None:  # two configs in one have none of their own
             settings.eos_token_id = tokenizer.eos_token_id
 
 
