@@ -36,9 +36,11 @@ def encode_splits(
 ) -> Learning:
     """Tokenize all splits; raises InputError where the limit has left nothing of one. `where` names the data."""
     tables = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    encoded = {split: task.encode(table, tokenizer, max_length) for split, table in tables.items() if split != "train"}
-    encode = task.encode_in_pieces if isinstance(task, ReadsOn) else task.encode
-    encoded["train"] = encode(dataset.train, tokenizer, max_length)
+    learn = task.encode_in_pieces if isinstance(task, ReadsOn) else task.encode
+    encoded = {
+        split: (learn if split == "train" else task.encode)(table, tokenizer, max_length)
+        for split, table in tables.items()
+    }
     _require_examples(encoded, tables, where)
     return Learning(
         task,
