@@ -123,8 +123,9 @@ def test_rates_by_selection_come_first(state: ModelState, bert: Path) -> None:
     [
         ("all", False, 3e-4, None, 1e-2),
         ("layers[-1:] | head", False, 3e-4, None, 1e-2),  # half of the layers of this model
-        ("attention.query | head", False, 1e-3, None, 1e-2),
-        ("bias | head", False, 6e-3, None, 1e-2),
+        ("attention.query | head", False, 1e-3, None, 1e-3),
+        ("bias | head", False, 6e-3, None, 6e-3),
+        ("attention.query | adapter | head", True, 1e-3, 3e-3, 1e-2),
         ("head", False, None, None, 6e-2),
         ("adapter | head", True, None, 3e-3, 1e-2),
         ("all | adapter", True, 3e-4, 3e-3, 1e-2),

@@ -112,9 +112,11 @@ def _factors(stage: Stage, roles: Roles, selected: Selected, chooser: Chooser | 
 def _auto_rates(
     session: Session, number: int, roles: Roles, selected: Selected, *, is_scaled: bool = False
 ) -> dict[str, float]:
-    """Give the starting rate of every weight that moves; a head that has learned goes with the slowest beside it.
+    """Give the starting rate of every weight that moves; a head goes with the slowest beside it.
 
-    A stage goes on more slowly where an earlier one has moved the body for the same task: only its head is new then.
+    A new one has a rate of its own beside adapters and beside most of the body, which move before it has learned else;
+    a small part of the body moves fast anyhow. A stage goes on more slowly where an earlier one has moved the body for
+    the same task: only its head is new then.
     """
     adapter, head = (roles.members.get(role, frozenset()) for role in ("adapter", "head"))
     body = frozenset[str]().union(*roles.stacks.get("layers", ()))
@@ -135,8 +137,8 @@ def _auto_rates(
         for name in selected.names & roles.members[f"adapter.{attachment.name}"]
     }
     beside = of_pretrained if pretrained else min(of_adapters.values(), default=auto_rate("head", num_body))
-    is_new = not goes_on and _is_new_readout(session.state, head)
-    of_head = max(beside, auto_rate("new head", num_body)) if is_new else beside
+    leaves_behind = not goes_on and (of_part == "full" or bool(of_adapters)) and _is_new_readout(session.state, head)
+    of_head = max(beside, auto_rate("new head", num_body)) if leaves_behind else beside
     return {name: of_adapters.get(name, of_head if name in head else of_pretrained) for name in selected.names}
 
 
