@@ -4,10 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from sklearn.metrics import precision_recall_fscore_support
 
 from alloytune.errors import InputError
 from alloytune.tasks.classification import Classification
-from alloytune.tasks.metrics import calibration_error, macro_f1
+from alloytune.tasks.metrics import calibration_error, choice_details, macro_f1
 from alloytune.tasks.task import Batch, Example, scores_of
 
 TRAIN = pl.DataFrame({"label": ["no"] * 9 + ["yes"] * 3})
@@ -32,6 +33,15 @@ def test_scores_by_hand() -> None:
         "f1": pytest.approx(2 / 3),
         "rows": 1,
     }
+
+
+def test_figures_by_class_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    targets, predicted = random.integers(0, 4, 60), random.integers(1, 6, 60)  # a label nobody predicts, one nobody has
+    found = choice_details(targets, predicted, tuple("abcdefg"))["per_class"]
+    expected = precision_recall_fscore_support(targets, predicted, labels=np.arange(7), zero_division=0)
+    for key, values in zip(("precision", "recall", "f1", "rows"), expected, strict=True):
+        assert [row[key] for row in found] == pytest.approx(values)
 
 
 def test_the_spread_of_logits_by_hand() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from alloytune import __version__
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "polars", "scikit-learn")
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "polars")
 
 
 def describe(files: Mapping[str, Path], **more: Any) -> dict[str, Any]:

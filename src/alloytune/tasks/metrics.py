@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.metrics import precision_recall_fscore_support
 
 CONFIDENCE_BINS = 15  # as in Guo et al. 2017
 
@@ -45,11 +44,17 @@ def macro_f1(targets: np.ndarray, predicted: np.ndarray, num_labels: int) -> flo
 
     Targets 0 0 1, predictions 0 1 1 give F1 2/3 and 2/3, macro-F1 2/3, however many labels there are.
     """
+    right, true, found = _counts(targets, predicted, num_labels)
+    occurs = true + found > 0
+    return float(np.mean(2 * right[occurs] / (true + found)[occurs]))
+
+
+def _counts(targets: np.ndarray, predicted: np.ndarray, num_labels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give for each label the rows that are rightly predicted to have it, that have it, and that are predicted to."""
     right, true, found = (
         np.bincount(numbers, minlength=num_labels) for numbers in (targets[targets == predicted], targets, predicted)
     )
-    occurs = true + found > 0
-    return float(np.mean(2 * right[occurs] / (true + found)[occurs]))
+    return right, true, found
 
 
 def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
@@ -65,19 +70,17 @@ def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
 
 def choice_details(targets: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
     """Give precision, recall and F1 by class (0 where there is nothing to divide by) and the confusion table."""
-    precision, recall, f1, support = precision_recall_fscore_support(
-        targets, predicted, labels=np.arange(len(labels)), zero_division=0
-    )
+    counts = zip(labels, *(each.tolist() for each in _counts(targets, predicted, len(labels))), strict=True)
     return {
         "per_class": [
             {
                 "label": label,
-                "precision": float(precision[n]),
-                "recall": float(recall[n]),
-                "f1": float(f1[n]),
-                "rows": int(support[n]),
+                "precision": right / max(found, 1),
+                "recall": right / max(true, 1),
+                "f1": 2 * right / max(true + found, 1),
+                "rows": true,
             }
-            for n, label in enumerate(labels)
+            for label, right, true, found in counts
         ],
         "confusion": _confusion(targets, predicted, labels),
     }
