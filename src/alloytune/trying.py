@@ -1,7 +1,8 @@
-"""Trying a model: as it answers when it is used, and whether two ways of calling it give the same."""
+"""Trying a model: as it answers when it is used, with a part that does something else, and whether two ways agree."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def in_place_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module do something else when it is called, and what it did before afterwards."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 def agree(outputs: Tensor, expected: Tensor) -> bool:

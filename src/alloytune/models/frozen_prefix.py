@@ -16,9 +16,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from alloytune.models.replay import in_place_of, layer_modules
+from alloytune.models.replay import layer_modules
 from alloytune.models.roles import Roles
-from alloytune.trying import evaluating
+from alloytune.trying import evaluating, in_place_of
 
 Inputs = dict[str, Any]  # what a plain call is made with
 Hidden = tuple[Tensor, ...]  # of each chain, [rows, places, width]

@@ -1,6 +1,6 @@
 """The lower layers of a model, run once and replayed: what they gave stands in for running them again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from typing import Any
@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from alloytune.models.roles import Roles
+from alloytune.trying import in_place_of
 
 Recorded = dict[nn.Module, Any]
 
@@ -33,20 +34,6 @@ def layer_modules(model: nn.Module, roles: Roles, stack: str = "layers") -> list
     if len(set(layers)) < len(layers) or any(_is_around(layer, layers) for layer in layers):
         return []
     return layers
-
-
-@contextmanager
-def in_place_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a module do something else when it is called, and what it did before afterwards."""
-    before = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from alloytune.data.rules import Rules
 from alloytune.errors import InputError
 from alloytune.tasks.masking import IGNORED, hide
 from alloytune.tasks.objectives import Objective, objective_of
-from alloytune.tasks.target_logits import target_logits
+from alloytune.tasks.target_logits import target_logits, target_loss
 from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.texts import encode_texts, pad_inputs
 
@@ -154,6 +154,11 @@ class LanguageModelling(Task):
         """Give the cross-entropy of logits [targets, words]."""
         targets = batch.targets[batch.targets != IGNORED]
         return cross_entropy(outputs, targets, reduction="sum", label_smoothing=label_smoothing)
+
+    def summed_loss(self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        """Give the loss, its logits a few at a time."""
+        chosen = batch.targets != IGNORED
+        return target_loss(model, batch.inputs, chosen, batch.targets[chosen], label_smoothing)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the logits of the positions with a target, [targets, words]."""

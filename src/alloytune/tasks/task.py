@@ -147,9 +147,9 @@ class Task(ABC):
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Batch:
         """Pad examples into one batch."""
 
-    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def summed_loss(self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Give the loss summed over the batch's targets, as a float32 scalar."""
-        return self.loss(self.outputs(model, batch), batch)
+        return self.loss(self.outputs(model, batch), batch, label_smoothing)
 
     @abstractmethod
     def loss(self, outputs: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:

@@ -71,15 +71,19 @@ def next_length(length: int) -> int:
     return -(-length // MULTIPLE) * MULTIPLE
 
 
+def padded_length(longest: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give the length to which texts are padded whose longest is so long: the next one, if the model reads as much."""
+    return next_length(longest) if next_length(longest) <= tokenizer.model_max_length else longest
+
+
 def pad_inputs(
     inputs: Sequence[Mapping[str, Sequence[int]]], tokenizer: PreTrainedTokenizerBase, side: str | None = None
 ) -> dict[str, Tensor]:
-    """Pad to the longest of these, and on to a multiple of MULTIPLE where the model reads as much.
+    """Pad to the longest of these and on to the padded length.
 
     Gives tensors of [rows, places]; `side` is the tokenizer's own where None.
     """
-    longest = max(len(one["input_ids"]) for one in inputs)
-    length = next_length(longest) if next_length(longest) <= tokenizer.model_max_length else longest
+    length = padded_length(max(len(one["input_ids"]) for one in inputs), tokenizer)
     on_left = (side or tokenizer.padding_side) == "left"
     padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     padded = {key: np.full((len(inputs), length), padding.get(key, 0)) for key in inputs[0]}

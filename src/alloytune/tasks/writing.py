@@ -25,14 +25,28 @@ from alloytune.tasks.masking import IGNORED
 from alloytune.tasks.objectives import decoder_setting
 from alloytune.tasks.packing import can_pack, pack
 from alloytune.tasks.replies import Tokenized, tokenize_in_pieces, tokenize_reply, tokenize_sides
-from alloytune.tasks.target_logits import target_logits
+from alloytune.tasks.target_logits import target_logits, target_loss
 from alloytune.tasks.task import Batch, Encoded, Example, Task
 from alloytune.tasks.text_scores import TextScore, text_scores
-from alloytune.tasks.texts import note_pieces, row_names
+from alloytune.tasks.texts import note_pieces, padded_length, row_names
 
 LOGITS_AT_ONCE = 2**27  # numbers, half a gigabyte; scoring takes no more rows together than that
 NUM_SHOWN = 5  # answers kept in the details of scores
 LARGEST_EXPONENT = 700.0  # e to more than that is no float
+
+
+@dataclass(frozen=True)
+class _Called:
+    """What a model is called with, and where that carries loss.
+
+    `chosen` [rows, tokens]; `targets` [chosen] as they stand there; `order` [chosen]: where each target of the batch
+    stands among them, if not in its own place.
+    """
+
+    inputs: dict[str, Any]
+    chosen: Tensor
+    targets: Tensor
+    order: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -176,9 +190,9 @@ class Writing(Task):
 
     def collate(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> WritingBatch:
         """Pad to the longest of these examples, on the right."""
-        ids = _padded([example.inputs["input_ids"] for example in examples], int(tokenizer.pad_token_id))
+        ids = _padded([example.inputs["input_ids"] for example in examples], int(tokenizer.pad_token_id), tokenizer)
         lengths = torch.tensor([example.num_tokens for example in examples])
-        targets = _padded([example.target.targets for example in examples], IGNORED)
+        targets = _padded([example.target.targets for example in examples], IGNORED, tokenizer)
         inputs = {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
         return WritingBatch(
             inputs=inputs | ({"labels": targets} if self.is_two_sided else {}),
@@ -196,19 +210,33 @@ class Writing(Task):
         targets = batch.targets[batch.targets != IGNORED]
         return cross_entropy(outputs, targets, reduction="sum", label_smoothing=label_smoothing)
 
+    def summed_loss(self, model: Any, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        """Give the loss, its logits a few at a time."""
+        called = self._called(model, batch)
+        return target_loss(model, called.inputs, called.chosen, called.targets, label_smoothing)
+
     def outputs(self, model: Any, batch: Batch) -> Tensor:
         """Give the logits of the tokens that are learned, [targets, vocabulary], in the order of the batch."""
+        called = self._called(model, batch)
+        logits = target_logits(model, called.inputs, called.chosen)
+        return logits if called.order is None else logits[called.order]
+
+    def _called(self, model: Any, batch: Batch) -> "_Called":
+        """Give what a model is called with for a batch."""
         chosen = batch.targets != IGNORED
+        targets = batch.targets[chosen]
         if self.is_two_sided:
             inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
-            return target_logits(model, inputs | {"decoder_input_ids": _decoder_ids(model, batch.targets)}, chosen)
+            inputs |= {"decoder_input_ids": _decoder_ids(model, batch.targets)}
+            return _Called(inputs, chosen, targets)
         mask = batch.inputs["attention_mask"]
         if self.packing and can_pack(model):
             packed = pack(mask)
             if packed.num_rows < mask.shape[0]:
-                found = target_logits(model, packed.inputs(batch.inputs["input_ids"]), packed.rows_of(chosen))
-                return found[packed.order(chosen)]
-        return target_logits(model, batch.inputs, chosen)
+                order = packed.order(chosen)
+                inputs = packed.inputs(batch.inputs["input_ids"])
+                return _Called(inputs, packed.rows_of(chosen), targets[order.argsort()], order)
+        return _Called(batch.inputs, chosen, targets)
 
     def answers(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> list[Written]:
         """Give the loss of every example, and what the model writes behind its prompt."""
@@ -302,11 +330,12 @@ def _decoder_ids(model: Any, targets: Tensor) -> Tensor:
     return ids.masked_fill(ids == IGNORED, model.config.pad_token_id)
 
 
-def _padded(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
-    """Give rows padded on the right to the longest, [rows, longest]."""
-    return torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(list(row), dtype=torch.long) for row in rows], batch_first=True, padding_value=padding
-    )
+def _padded(rows: Sequence[Sequence[int]], padding: int, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Give rows padded on the right, [rows, length]."""
+    padded = np.full((len(rows), padded_length(max(map(len, rows)), tokenizer)), padding)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return torch.from_numpy(padded)
 
 
 def _parts(batch: WritingBatch, vocabulary: int) -> Iterator[WritingBatch]:

@@ -24,7 +24,7 @@ def make_loss(task: Task, *, label_smoothing: float = 0.0, r_drop: float = 0.0) 
     """
 
     def of_one_pass(model: nn.Module, batch: Batch) -> Tensor:
-        return task.loss(task.outputs(model, batch), batch, label_smoothing)
+        return task.summed_loss(model, batch, label_smoothing)
 
     def of_two_passes(model: nn.Module, batch: Batch) -> Tensor:
         one, other = task.outputs(model, batch), task.outputs(model, batch)
