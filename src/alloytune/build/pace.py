@@ -7,6 +7,7 @@ from dataclasses import replace
 from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.models.adapters import inputs_as_they_come
+from alloytune.models.in_force import in_calls
 from alloytune.models.roles import Roles
 from alloytune.models.unpadded import unpadded
 from alloytune.models.weights import Weights, copy_weights, named_weights
@@ -117,7 +118,7 @@ def in_training_form(session: Session, number: int) -> Iterator[None]:
     with ExitStack() as form:
         form.enter_context(dropout_at(model, session.recipe.stages[number].dropout))
         if not isinstance(session.task, Undivided) or session.recipe.micro_batch is None:
-            form.enter_context(training_ops(session.machine.device))
+            form.enter_context(in_calls(model, training_ops(session.machine.device)))
             form.enter_context(inputs_as_they_come(model))
             form.enter_context(unpadded(model, session.state.roles()))
         yield

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from alloytune.models.frozen_prefix import reads_nothing
+from alloytune.models.in_force import in_calls
 from alloytune.models.replay import layer_modules
 from alloytune.models.roles import Roles
 from alloytune.trying import agree, evaluating
@@ -29,7 +30,7 @@ class Layout:
     """Where the tokens of a padded batch stand, and how many `filled` places they take when stripped.
 
     `places`: [tokens], each among the `rows` * `length` places; `tokens`: the way back, [rows * length], at padding the
-    number after the last token.
+    number after the last token, where there is always one of what is filled up.
     For every number of tokens oneDNN builds kernels and keeps them, 0.2 MB each: with as many numbers as batches,
     training two of MiniLM's layers took 250 MB more and a fifth more time.
     """
@@ -47,7 +48,7 @@ class Layout:
         places = is_token.nonzero()[:, 0]
         tokens = (is_token.cumsum(0) - 1).masked_fill_(~is_token, len(places))
         rows, length = attention_mask.shape
-        return cls(rows, length, places, tokens, -(-len(places) // multiple) * multiple)
+        return cls(rows, length, places, tokens, (len(places) // multiple + 1) * multiple)
 
     @property
     def saves(self) -> bool:
@@ -63,7 +64,7 @@ class Layout:
         return stripped
 
     def pad(self, stripped: Tensor) -> Tensor:
-        """Put zeros at the padded places: [1, filled, ...] to [rows, length, ...]."""
+        """Put the padding back, which nobody reads: [1, filled, ...] to [rows, length, ...]."""
         padded: Tensor = _Pad.apply(stripped, self)  # type: ignore[no-untyped-call]
         return padded
 
@@ -74,9 +75,7 @@ class Layout:
         return stripped[None]
 
     def _put_back(self, stripped: Tensor) -> Tensor:
-        # a row of zeros for all padding to take: index_copy into zeros takes three times as long
-        with_zero = torch.cat([stripped[0, : len(self.places)], stripped.new_zeros(1, *stripped.shape[2:])])
-        return with_zero.index_select(0, self.tokens).view(self.rows, self.length, *stripped.shape[2:])
+        return stripped[0].index_select(0, self.tokens).view(self.rows, self.length, *stripped.shape[2:])
 
 
 class _Strip(torch.autograd.Function):
@@ -87,7 +86,10 @@ class _Strip(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.layout._put_back(gradients[0]), None
+        # zeros where padding stands, which take no part: index_copy into zeros takes three times as long
+        gradient = gradients[0].clone()
+        gradient[:, len(ctx.layout.places) :] = 0
+        return ctx.layout._put_back(gradient), None
 
 
 class _Pad(torch.autograd.Function):
@@ -146,7 +148,7 @@ def _hooked(
         layers[-1].register_forward_hook(pad),
     ]
     try:
-        with padded_attention:
+        with in_calls(model, padded_attention):
             yield padded_attention
     finally:
         for handle in handles:

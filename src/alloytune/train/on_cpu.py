@@ -4,11 +4,11 @@ torch draws a float for every element that dropout looks at, by one thread: a qu
 all-MiniLM-L6-v2. And it computes attention with dropout in float32, whatever type it is given.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +16,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 BITS = 16  # that decide over an element: its probability is exact to 2 ** -16
-LONGEST_PLAIN = 128  # keys; where there are more, torch's fused attention is faster, if it drops nothing
+# Keys; where there are more, torch's fused attention is used, if it drops nothing: what is kept grows with the square.
+# Forward and back in bfloat16, 9 heads 64 wide: 16 texts of 128 tokens 17 ms instead of 52, 4 of 512 30 instead of 38.
+LONGEST_PLAIN = 512
+
+_added_for = WeakTensorKeyDictionary()  # masks as numbers, which all layers of a call add
 
 
 def training_ops(device: torch.device) -> AbstractContextManager[Any]:
@@ -31,8 +35,7 @@ def dropout(inputs: Tensor, p: float = 0.5) -> Tensor:
     """Set each element to zero with probability `p` and divide the others by 1 - p; draws from torch's generator."""
     if not 0.0 < p < 1.0:
         return functional.dropout(inputs, p, training=True)
-    dropped: Tensor = _Dropout.apply(inputs, p)  # type: ignore[no-untyped-call]
-    return dropped
+    return inputs * _factors(inputs, 1.0 - p)
 
 
 def attention(
@@ -46,42 +49,50 @@ def attention(
     """
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
     if mask is not None:
-        scores = scores + _added(mask, scores)
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+        scores += _added(mask, scores)
+    weights = _Softmax.apply(scores).to(value.dtype)  # type: ignore[no-untyped-call]
     return (dropout(weights, p) if p else weights) @ value
 
 
-class _Dropout(torch.autograd.Function):
-    """Dropout that keeps one byte for each element."""
+def _factors(inputs: Tensor, probability: float) -> Tensor:
+    """Draw what each element is multiplied by, 1 / probability or 0, in the inputs' shape and type.
 
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, p: float) -> Tensor:
-        kept = _drawn(inputs.shape, 1.0 - p).view(torch.uint8)  # products with bool take twice as long
-        ctx.save_for_backward(kept)
-        ctx.scale = 1.0 / (1.0 - p)
-        dropped: Tensor = inputs.mul(kept).mul_(ctx.scale)
-        return dropped
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return gradients[0].mul(kept).mul_(ctx.scale), None
-
-
-def _drawn(shape: torch.Size, probability: float) -> Tensor:
-    """Draw for every element whether it is true, [*shape]: whole words of random bits, of which each gets its own."""
-    size = math.prod(shape)
-    words = torch.empty(-(-size * BITS // 64), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
+    torch's generator gives the seed of a faster one: 1.8 ns for each word of 64 random bits, of which four elements get
+    theirs, instead of 3.9.
+    """
+    words = np.random.SFC64(int(torch.randint(2**63 - 1, ()))).random_raw(-(-inputs.numel() * BITS // 64))
+    drawn = torch.from_numpy(words.view(np.int16)[: inputs.numel()]).view(inputs.shape)
     bound = min(round(probability * 2**BITS), 2**BITS - 1) - 2 ** (BITS - 1)
-    drawn: Tensor = words.view(torch.int16)[:size] < bound
-    return drawn.view(shape)
+    return torch.lt(drawn, bound, out=torch.empty_like(inputs)).mul_(1.0 / probability)
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax over the last dimension, taken in float32; its result alone is kept, in the type of the scores."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        # torch's own in bfloat16 gives the same, but takes twice as long where 32 do not divide the number of keys
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (weights,) = ctx.saved_tensors
+        return torch._softmax_backward_data(gradients[0], weights, -1, weights.dtype)
 
 
 def _added(mask: Tensor, scores: Tensor) -> Tensor:
     """Give a mask as numbers to add to the scores, in their type."""
     if mask.dtype != torch.bool:
         return mask.to(scores.dtype)
-    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    state = (mask._version, scores.dtype)
+    known = _added_for.get(mask)
+    if known is None or known[0] != state:
+        numbers = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        known = _added_for[mask] = state, numbers
+    added: Tensor = known[1]
+    return added
 
 
 def _functional_dropout(inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
