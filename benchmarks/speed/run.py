@@ -13,7 +13,7 @@ SmolLM2-135M-Instruct, `--alpaca` a JSON list of {instruction, input, output}; c
 
 AdapterHub's library needs an older transformers, so it gets an environment of its own, named by `--adapterhub`:
 
-    python -m venv ENV && ENV/bin/pip install torch==2.13.0 adapters==1.3.0 polars
+    python -m venv ENV && ENV/bin/pip install torch==2.13.0 adapters==1.3.0 accelerate polars
     python benchmarks/speed/run.py run ... --adapterhub ENV/bin/python
 """
 
