@@ -30,6 +30,14 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
+def held_bytes() -> int:
+    """Give what is held now: of the accelerator's memory, or of the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
 def gemm_peak(precision: torch.dtype, size: int = 2048, times: int = 24) -> float:
     """Give the operations per second of square matrix products: the upper quartile of as many, after two to warm up."""
     device = "cuda" if torch.cuda.is_available() else "cpu"

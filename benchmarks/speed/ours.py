@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import SEED, Case, recipe_for
-from meter import peak_bytes, seconds_since_start, warm_up
+from meter import held_bytes, peak_bytes, seconds_since_start, warm_up
 
 COLUMNS = ("train", "validation", "test")
 
@@ -28,6 +28,10 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path) -> dict[str,
 
     class Started(Watcher):
         seconds: float | None = None
+        held = 0
+
+        def on_model(self, *_: object) -> None:
+            self.held = held_bytes()
 
         def on_stage(self, *_: object) -> None:
             self.seconds = self.seconds or seconds_since_start()
@@ -45,6 +49,7 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path) -> dict[str,
         "start_seconds": watcher.seconds,
         "tokens_per_second": sum(stage["tokens_per_second"] * stage["seconds"] for stage in stages) / seconds,
         "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in stages),
+        "held_before_bytes": watcher.held,
         "stage_seconds": [stage["seconds"] for stage in stages],
         "trained_parameters": [stage["trained_parameters"] for stage in stages],
         "scores": {name: tuned.scores[name] for name in ("accuracy", "loss") if name in tuned.scores},

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from cases import ALPHA, RANK, SEED, WARMUP, Case, Stage
-from meter import peak_bytes, reset_peak, seconds_since_start, warm_up
+from meter import held_bytes, peak_bytes, reset_peak, seconds_since_start, warm_up
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
@@ -40,7 +40,7 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path, *, tuned: bo
     rows, labels = read_rows(case, source, splits, tokenizer)
     set_seed(SEED)
     seconds: list[float] = []
-    started, peak, moved = None, 0, []
+    started, peak, held, moved = None, 0, 0, []
     model: Any = None
     for number, stage in enumerate(case.stages):
         model = None
@@ -49,7 +49,7 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path, *, tuned: bo
         moved.append(sum(weight.numel() for weight in model.parameters() if weight.requires_grad))
         trainer = make_trainer(case, stage, model, rows["train"], tokenizer, scratch, tuned=tuned, hub=hub)
         reset_peak()
-        started = started or seconds_since_start()
+        started, held = started or seconds_since_start(), held or held_bytes()
         seconds.append(trainer.train().metrics["train_runtime"])
         peak = max(peak, peak_bytes())
         if len(case.stages) > 1:
@@ -65,6 +65,7 @@ def fine_tune(case: Case, source: str, splits: Path, scratch: Path, *, tuned: bo
         "start_seconds": started,
         "tokens_per_second": tokens / sum(seconds),
         "peak_memory_bytes": peak,
+        "held_before_bytes": held,
         "stage_seconds": seconds,
         "trained_parameters": moved,
         "scores": scores,
