@@ -19,7 +19,7 @@ from alloytune.build.combining import build_combined
 from alloytune.build.data import build_data_settings, prepare_others, with_optional_columns
 from alloytune.build.joint import check_joint
 from alloytune.build.moving import build_moving
-from alloytune.build.pace import check_regularisers
+from alloytune.build.pace import check_recomputing, check_regularisers
 from alloytune.build.plan import fixed_updates
 from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
@@ -145,6 +145,7 @@ def rehearse(session: Session) -> None:
             moving = build_moving(session, number, REHEARSAL)
             course = make_course(session, number, moving, REHEARSAL)
             check_joint(session, number, course, fixed_updates(session, number))
+            check_recomputing(session)
             check_regularisers(session, number, moving)
             check_cache(session, number, moving)
             build_combined(session, number, REHEARSAL)

@@ -1105,6 +1105,11 @@ TASKS_OF_STAGES = {
         "stages[0].name",
         ("batch is 1", "2 or more"),
     ),
+    "mixout and layers called after it": Wrong(
+        "activation_checkpointing: true\nstages:\n  - {name: full, train: all, rate: 1e-4, mixout: ▲0.1}\n",
+        "stages[0].mixout",
+        ("activation_checkpointing", "remove one"),
+    ),
     "mixout in two passes": Wrong(
         "task: embedding\nmicro_batch: 4\nstages:\n  - {name: full, train: all, rate: 1e-4, mixout: ▲0.1}\n",
         "stages[0].mixout",

@@ -8,6 +8,7 @@ from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.models.adapters import inputs_as_they_come
 from alloytune.models.in_force import in_calls
+from alloytune.models.recomputing import Again, can_recompute, recomputing
 from alloytune.models.roles import Roles
 from alloytune.models.unpadded import unpadded
 from alloytune.models.weights import Weights, copy_weights, named_weights
@@ -114,14 +115,24 @@ def in_training_form(session: Session, number: int) -> Iterator[None]:
     A loss that needs the whole update, in several passes, calls the model again while torch computes the gradient,
     outside of any context.
     """
-    model = session.state.model
+    model, again = session.state.model, list[Again]()
     with ExitStack() as form:
         form.enter_context(dropout_at(model, session.recipe.stages[number].dropout))
         if not isinstance(session.task, Undivided) or session.recipe.micro_batch is None:
-            form.enter_context(in_calls(model, training_ops(session.machine.device)))
+            ops = training_ops(session.machine.device)
+            form.enter_context(in_calls(model, ops))
             form.enter_context(inputs_as_they_come(model))
-            form.enter_context(unpadded(model, session.state.roles()))
+            again = [lambda: ops, form.enter_context(unpadded(model, session.state.roles()))]
+        if session.recipe.activation_checkpointing:
+            form.enter_context(recomputing(model, again))
         yield
+
+
+def check_recomputing(session: Session) -> None:
+    """Raise InputError where layers are to compute again what they do not keep, and the model's cannot."""
+    if session.recipe.activation_checkpointing and not can_recompute(session.state.model):
+        what = f"the layers of {type(session.state.model).__name__} cannot compute again what they do not keep"
+        raise InputError("activation_checkpointing", what, "remove it; micro_batch saves memory, too")
 
 
 def check_regularisers(session: Session, number: int, moving: Moving) -> None:

@@ -6,7 +6,7 @@ BERT, RoBERTa and Llama do; those that compute attention by themselves, or have 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,14 +104,17 @@ class _Pad(torch.autograd.Function):
 
 
 @contextmanager
-def unpadded(model: nn.Module, roles: Roles) -> Iterator[None]:
-    """Compute no padding in a model's layers while it trains; one that does not bear it is left as it is."""
+def unpadded(model: nn.Module, roles: Roles) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """Compute no padding in a model's layers while it trains; one that does not bear it is left as it is.
+
+    What is given makes, within a call of the model, a context in which its layers can be called again afterwards.
+    """
     layers = [] if getattr(model.config, "is_encoder_decoder", False) else layer_modules(model, roles)
     if not layers or not _bears(model, layers, on_left=False):
-        yield
+        yield nullcontext
         return
-    with _hooked(model, layers, on_left=_bears(model, layers, on_left=True)):
-        yield
+    with _hooked(model, layers, on_left=_bears(model, layers, on_left=True)) as padded_attention:
+        yield padded_attention.again
 
 
 @contextmanager
@@ -189,6 +192,19 @@ class _PaddedAttention(TorchFunctionMode):
     def end(self, *_: Any) -> None:
         """End it."""
         self._layouts.pop()
+
+    def again(self) -> AbstractContextManager[None]:
+        """Give a context that is as the call of now is, to be entered after it."""
+        return self._as_with(self.layout)
+
+    @contextmanager
+    def _as_with(self, layout: Layout | None) -> Iterator[None]:
+        self._layouts.append(layout)
+        try:
+            with self:
+                yield
+        finally:
+            self._layouts.pop()
 
     def __torch_function__(
         self,

@@ -40,6 +40,8 @@ def check_learning(recipe: Recipe) -> Iterator[Mistake]:
             yield from _check_metric(stage.until.patience.metric, (*path, "until", "patience", "metric"), view)
         yield from _check_score(stage, (*path, "until", "score"), view)
         yield from _check_regularisers(stage, path, recipe.views(index))
+        if recipe.activation_checkpointing:
+            yield from _check_recomputing(stage, path)
         for seen in recipe.views(index):
             yield from _check_whole(seen, stage, path)
 
@@ -194,6 +196,17 @@ def _check_value(metric: Metric, value: float, path: KeyPath, about: tuple[KeyPa
         above = f"above {metric.least:g}" if metric.least > float("-inf") else ""
         most = f"at most {metric.most:g}" if metric.most < float("inf") else ""
         yield Mistake(path, f"{value:g} is not a number {' and '.join(filter(None, (above, most)))}", about=about)
+
+
+def _check_recomputing(stage: Stage, path: KeyPath) -> Iterator[Mistake]:
+    """Layers that compute again for the gradient must find the weights that they had."""
+    has_views = stage.joint is not None and stage.joint.mode in ("views", "sample")
+    for key, is_there in {"mixout": stage.mixout, "joint": has_views}.items():
+        if is_there:
+            message = (
+                f"{key} changes weights for a pass, and activation_checkpointing calls layers after it; remove one"
+            )
+            yield Mistake((*path, key), message, about=(("activation_checkpointing",),))
 
 
 def _check_regularisers(stage: Stage, path: KeyPath, views: list[Recipe]) -> Iterator[Mistake]:

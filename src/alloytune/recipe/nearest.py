@@ -26,6 +26,7 @@ SYNONYMS = {
     "eval_file": "validation",
     "eval_steps": "evaluate",
     "fp16": "precision",
+    "gradient_checkpointing": "activation_checkpointing",
     "gradient_clipping": "clip",
     "gradual_unfreezing": "unfreeze",
     "houlsby": "bottleneck",

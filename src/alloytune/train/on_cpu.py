@@ -26,7 +26,8 @@ _added_for = WeakTensorKeyDictionary()  # masks as numbers, which all layers of 
 def training_ops(device: torch.device) -> AbstractContextManager[Any]:
     """Give the context in which a model is trained on a device.
 
-    Not for checkpointed passes: torch runs them again outside of any such context, where they would draw other numbers.
+    Passes that torch runs again for the gradient, as in checkpointing, must be run again within it: they would draw
+    other numbers outside.
     """
     return _OnCpu() if device.type == "cpu" else nullcontext()
 
