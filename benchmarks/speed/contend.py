@@ -27,9 +27,10 @@ def measure(name: str, contender: str, model: str, splits: Path, scratch: Path) 
     """Carry out a contender's part."""
     if name == "peak":
         import torch
-        from meter import gemm_peak
+        from meter import MINILM_SHAPE, gemm_peak, gemm_rate
 
-        return {"float32": gemm_peak(torch.float32), "bfloat16": gemm_peak(torch.bfloat16)}
+        peaks = {"float32": gemm_peak(torch.float32), "bfloat16": gemm_peak(torch.bfloat16)}
+        return {**peaks, "bfloat16_minilm": gemm_rate(torch.bfloat16, MINILM_SHAPE, times=200)}
     if name == "first-update":
         from usage import first_update
 
