@@ -284,16 +284,16 @@ def set_lines(name: str, cells: Cells) -> Iterator[str]:
 
 REASONS = {
     "full fine-tuning": "products of matrices, attention's among them, are 46 % of an update's time here (torch's "
-    "profiler), where the measured peak allows 17 %. Of the rest, copies, most of them between float32 and bfloat16, are "
-    "12 %, AdamW 5 %, GELU 4 %, norms 3 %, softmax 3 %, taking padding out and putting it back 3 %.",
+    "profiler), where the measured peak allows 17 %. Of the rest, copies, most of them between float32 and bfloat16, "
+    "are 12 %, AdamW 5 %, GELU 4 %, norms 3 %, softmax 3 %, taking padding out and putting it back 3 %.",
     "LoRA in the top third, three epochs": "of 7.3 s, 2.2 fill what is kept and build kernels for shapes that are met "
     "for the first time; an update that reads back takes 85 ms.",
     "the founding hybrid, whole run": "training alone is faster by what stands under its table. A quarter of "
     "Alloytune's seconds are what the Trainer's chain does not do: cleaning and splitting, scoring after every epoch, "
     "a test with intervals, and loading what was saved in a new process. With more rows it is less.",
-    "full fine-tuning, share of the bfloat16 GEMM peak": "the products of an update reach about 500 GFLOP/s, a fraction of "
-    "what the same product gives when it is repeated, because its operands come from memory. On a machine with a peak "
-    "of 398 GFLOP/s an earlier version reached 48 %.",
+    "full fine-tuning, share of the bfloat16 GEMM peak": "the products of an update reach about 500 GFLOP/s, a part "
+    "of what the same product gives when it is repeated, because its operands come from memory. On a machine with a "
+    "peak of 398 GFLOP/s an earlier version reached 48 %.",
     "peak memory, every case, as a part of the tuned Trainer's": "the head alone, where both hold little beside "
     "libraries and weights, and Alloytune 0.07 GB of libraries more.",
     "peak memory, partial and adapter": "importing torch, transformers and PEFT takes 0.4 GB and loading "
