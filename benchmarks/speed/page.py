@@ -288,7 +288,7 @@ REASONS = {
     "are 12 %, AdamW 5 %, GELU 4 %, norms 3 %, softmax 3 %, taking padding out and putting it back 3 %.",
     "LoRA in the top third, three epochs": "of 7.3 s, 2.2 fill what is kept and build kernels for shapes that are met "
     "for the first time; an update that reads back takes 85 ms.",
-    "the founding hybrid, whole run": "training alone is faster by what stands under its table. A quarter of "
+    "the founding hybrid, whole run": "training alone is faster by what stands under its table. Three tenths of "
     "Alloytune's seconds are what the Trainer's chain does not do: cleaning and splitting, scoring after every epoch, "
     "a test with intervals, and loading what was saved in a new process. With more rows it is less.",
     "full fine-tuning, share of the bfloat16 GEMM peak": "the products of an update reach about 500 GFLOP/s, a part "
