@@ -105,6 +105,16 @@ def test_padding_goes_and_comes_back_as_zeros() -> None:
     assert torch.autograd.gradcheck(lambda each: layout.pad(layout.strip(each).square()), rows)
 
 
+def test_heads_go_and_come_back_one_by_one() -> None:
+    layout = Layout.of(MASK, 4)
+    heads = torch.arange(3 * 2 * 7 * 5, dtype=torch.float64).view(3, 2, 7, 5).requires_grad_()
+    stripped, padded = layout.strip_heads(heads), layout.pad_heads(layout.strip_heads(heads))
+    for head in range(2):
+        assert torch.equal(stripped[:, head], layout.strip(heads[:, head]))
+        assert torch.equal(padded[:, head], layout.pad(stripped[:, head]))
+    assert torch.autograd.gradcheck(lambda each: layout.pad_heads(layout.strip_heads(each).square()), heads)
+
+
 def test_layers_that_are_given_something_else_keep_their_padding() -> None:
     """A layer that looks at its neighbours, beside attention, is found out and left as it is."""
     model = make_model("bert")

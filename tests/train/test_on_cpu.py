@@ -8,21 +8,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alloytune.train.on_cpu import attention, dropout, training_ops
+from alloytune.train.on_cpu import FEWEST_LOWERED, attention, dropout, training_ops
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.93])
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.93, 0.999])
 def test_each_element_is_dropped_with_its_probability(p: float) -> None:
     torch.manual_seed(0)
-    ones = torch.ones(1000, 999, requires_grad=True)
-    dropped = dropout(ones, p)
-    share = float((dropped == 0).double().mean())
-    assert share == pytest.approx(p, abs=5 * (p * (1 - p) / ones.numel()) ** 0.5)
-    assert torch.equal(dropped[dropped != 0].unique(), torch.tensor([1 / (1 - p)]))
+    times, ones = 1000, torch.ones(1000)
+    share = sum(float((dropout(ones, p) == 0).double().mean()) for _ in range(times)) / times
+    by_element, by_bound = p * (1 - p) / len(ones), 1 / 256**2 / 4  # of a time: what is drawn, and the bound for it
+    assert share == pytest.approx(p, abs=5 * ((by_element + by_bound) / times) ** 0.5)
+
+
+def test_a_gradient_goes_where_the_value_went() -> None:
+    torch.manual_seed(0)
+    ones = torch.ones(100, 99, requires_grad=True)
+    dropped = dropout(ones, 0.1)
+    assert torch.equal(dropped[dropped != 0].unique(), torch.tensor([1 / 0.9]))
     dropped.sum().backward()
-    assert torch.equal(ones.grad, dropped.detach())  # the gradient goes where the value went
+    assert torch.equal(ones.grad, dropped.detach())
 
 
 def test_neighbours_are_dropped_independently() -> None:
@@ -59,6 +65,32 @@ def test_attention_is_that_of_torch(mask: str) -> None:
     assert torch.allclose(ours, theirs, atol=1e-6)  # softmax is in float32
     grads = [torch.autograd.grad(found.square().sum(), inputs) for found in (ours, theirs)]
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_weights_of_attention_are_dropped_and_their_gradient_with_them(masked: bool) -> None:
+    torch.manual_seed(0)
+    query, key, value = inputs = [torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    mask = torch.randn(3, 1, 5, 5, dtype=torch.float64, requires_grad=True) if masked else None
+    torch.manual_seed(1)
+    ours = attention(*inputs, mask, p=0.3, scale=0.7)
+    torch.manual_seed(1)
+    kept = dropout(torch.ones(3, 2, 5, 5, dtype=torch.float64), 0.3)
+    plain = ((query * 0.7 @ key.mT + (0 if mask is None else mask)).softmax(-1) * kept) @ value
+    assert torch.allclose(ours, plain, atol=1e-6)  # softmax is in float32
+    learned = inputs if mask is None else [*inputs, mask]
+    grads = [torch.autograd.grad(found.square().sum(), learned) for found in (ours, plain)]
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("keys", [FEWEST_LOWERED - 3, FEWEST_LOWERED + 1])
+def test_gradients_of_attention_in_bfloat16_are_rounded_ones(keys: int) -> None:
+    torch.manual_seed(0)
+    exact = [torch.randn(4, 2, keys, 32).bfloat16().float().requires_grad_() for _ in range(3)]
+    lowered = [each.detach().bfloat16().requires_grad_() for each in exact]
+    grads = [torch.autograd.grad(attention(*each).float().square().sum(), each) for each in (exact, lowered)]
+    for expected, found in zip(*grads, strict=True):
+        assert float((found - expected).norm() / expected.norm()) < 0.02
 
 
 def test_the_context_is_only_for_what_trains_on_a_processor() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from alloytune.build.session import Session
 from alloytune.errors import InputError
-from alloytune.models.adapters import inputs_as_they_come
+from alloytune.models.adapters import trained_plainly
 from alloytune.models.in_force import in_calls
 from alloytune.models.recomputing import Again, can_recompute, recomputing
 from alloytune.models.roles import Roles
@@ -121,7 +121,7 @@ def in_training_form(session: Session, number: int) -> Iterator[None]:
         if not isinstance(session.task, Undivided) or session.recipe.micro_batch is None:
             ops = training_ops(session.machine.device)
             form.enter_context(in_calls(model, ops))
-            form.enter_context(inputs_as_they_come(model))
+            form.enter_context(trained_plainly(model))
             again = [lambda: ops, form.enter_context(unpadded(model, session.state.roles()))]
         if session.recipe.activation_checkpointing:
             form.enter_context(recomputing(model, again))

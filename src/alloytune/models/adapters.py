@@ -16,7 +16,9 @@ import torch
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.adalora import AdaLoraLayer
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraVariant
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
@@ -290,16 +292,29 @@ def _forget(model: nn.Module) -> None:
 
 
 @contextmanager
-def inputs_as_they_come(model: nn.Module) -> Iterator[None]:
-    """Have plain LoRA take its inputs in the type that they have, instead of copying each into that of its weights.
+def trained_plainly(model: nn.Module) -> Iterator[None]:
+    """Have plain LoRA beside linear layers computed in fewer passes over what these give.
 
-    Autocast, where it is on, turns them into its own type anyway.
+    PEFT copies each input into the type of its weights, which autocast turns back, and scales and adds the change in
+    passes of their own: of an update of all-MiniLM-L6-v2, LoRA on all layers, a twentieth.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and not module.lora_variant]
+    layers: list[Any] = [one for one in model.modules() if type(one) is LoraLinear and not one.lora_variant]
     for layer in layers:
         layer.cast_input_dtype_enabled = False
+        layer.lora_variant = dict.fromkeys(layer.lora_A, _ScaledInside())
     try:
         yield
     finally:
         for layer in layers:
             layer.cast_input_dtype_enabled = True
+            layer.lora_variant = {}
+
+
+class _ScaledInside(LoraVariant):  # type: ignore[misc]
+    """Plain LoRA, scaled where it is narrow, and added within the product that widens it."""
+
+    @staticmethod
+    def forward(module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        narrow = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x)) * module.scaling[active_adapter]
+        widen: Tensor = module.lora_B[active_adapter].weight
+        return torch.addmm(result.flatten(0, -2), narrow.flatten(0, -2), widen.mT).view_as(result)

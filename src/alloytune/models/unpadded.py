@@ -7,7 +7,7 @@ BERT, RoBERTa and Llama do; those that compute attention by themselves, or have 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Layout:
     places: Tensor
     tokens: Tensor
     filled: int
+    _by_heads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, attention_mask: Tensor, multiple: int = MULTIPLE) -> "Layout":
@@ -59,23 +60,53 @@ class Layout:
         return self.filled < len(self.tokens) and self.filled != self.length
 
     def strip(self, padded: Tensor) -> Tensor:
-        """Take the padding out: [rows, length, ...] to [1, filled, ...]; a single row stands for all."""
-        stripped: Tensor = _Strip.apply(padded.expand(self.rows, *padded.shape[1:]), self)  # type: ignore[no-untyped-call]
-        return stripped
+        """Take the padding out: [rows, length, width] to [1, filled, width]; a single row stands for all."""
+        padded = padded.expand(self.rows, self.length, padded.shape[-1])
+        stripped: Tensor = _Strip.apply(padded[:, None], self)  # type: ignore[no-untyped-call]
+        return stripped.transpose(0, 1)
 
     def pad(self, stripped: Tensor) -> Tensor:
-        """Put the padding back, which nobody reads: [1, filled, ...] to [rows, length, ...]."""
-        padded: Tensor = _Pad.apply(stripped, self)  # type: ignore[no-untyped-call]
+        """Put the padding back, which nobody reads: [1, filled, width] to [rows, length, width]."""
+        padded: Tensor = _Pad.apply(stripped.transpose(0, 1), self)  # type: ignore[no-untyped-call]
+        return padded[:, 0]
+
+    def strip_heads(self, padded: Tensor) -> Tensor:
+        """Do the same for attention: [rows, heads, length, width] to [1, heads, filled, width]."""
+        stripped: Tensor = _Strip.apply(padded, self)  # type: ignore[no-untyped-call]
+        return stripped.transpose(0, 1)[None]
+
+    def pad_heads(self, stripped: Tensor) -> Tensor:
+        """Do the same for attention: [1, heads, filled, width] to [rows, heads, length, width]."""
+        padded: Tensor = _Pad.apply(stripped[0].transpose(0, 1), self)  # type: ignore[no-untyped-call]
         return padded
 
     def _taken_out(self, padded: Tensor) -> Tensor:
-        stripped = padded.new_empty(self.filled, *padded.shape[2:])
-        torch.index_select(padded.flatten(0, 1), 0, self.places, out=stripped[: len(self.places)])
-        stripped[len(self.places) :] = 0
-        return stripped[None]
+        """Give [filled, heads, width] of [rows, heads, length, width]."""
+        heads, width = padded.shape[1], padded.shape[3]
+        places, _ = self._for_heads(heads)
+        stripped = padded.new_empty(self.filled, heads, width)
+        every = stripped.view(-1, width)
+        torch.index_select(padded.reshape(-1, width), 0, places, out=every[: len(places)])
+        every[len(places) :] = 0
+        return stripped
 
     def _put_back(self, stripped: Tensor) -> Tensor:
-        return stripped[0].index_select(0, self.tokens).view(self.rows, self.length, *stripped.shape[2:])
+        """Give [rows, heads, length, width] of [filled, heads, width]."""
+        _, heads, width = stripped.shape
+        _, tokens = self._for_heads(heads)
+        return stripped.reshape(-1, width).index_select(0, tokens).view(self.rows, heads, self.length, width)
+
+    def _for_heads(self, heads: int) -> tuple[Tensor, Tensor]:
+        """Give `places` and `tokens` where each token has a part for every head: in a row's padded form one head's
+        tokens follow one another, so that its product with another's is of neighbours; stripped, one token's heads do.
+        """
+        if heads not in self._by_heads:
+            head = torch.arange(heads, device=self.places.device)
+            first = self.places // self.length * (heads * self.length) + self.places % self.length
+            places = first[:, None] + head * self.length
+            tokens = self.tokens.view(self.rows, 1, self.length) * heads + head[:, None]
+            self._by_heads[heads] = places.flatten(), tokens.flatten()
+        return self._by_heads[heads]
 
 
 class _Strip(torch.autograd.Function):
@@ -88,7 +119,7 @@ class _Strip(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         # zeros where padding stands, which take no part: index_copy into zeros takes three times as long
         gradient = gradients[0].clone()
-        gradient[:, len(ctx.layout.places) :] = 0
+        gradient[len(ctx.layout.places) :] = 0
         return ctx.layout._put_back(gradient), None
 
 
@@ -216,9 +247,8 @@ class _PaddedAttention(TorchFunctionMode):
         if func is not functional.scaled_dot_product_attention or self.layout is None:
             return func(*args, **(kwargs or {}))
         layout = self.layout
-        padded = [layout.pad(each.transpose(1, 2)).transpose(1, 2) for each in args[:3]]
-        found = func(*padded, *args[3:], **(kwargs or {}))
-        return layout.strip(found.transpose(1, 2)).transpose(1, 2)
+        padded = [layout.pad_heads(each) for each in args[:3]]
+        return layout.strip_heads(func(*padded, *args[3:], **(kwargs or {})))
 
 
 @torch.no_grad()
