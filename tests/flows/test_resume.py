@@ -97,6 +97,7 @@ def assert_equal(run: Path, other: Path) -> None:
     assert not list(run.rglob(".*.partial")) + list(run.rglob("progress-*"))
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path: Path, bert: Path) -> None:
     recipe = write_recipe(tmp_path, bert)
     assert life(recipe, tmp_path / "alone") == 0

@@ -130,6 +130,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_needs_only_the_import(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path / "base")
     model = get_peft_model(bert(), config())

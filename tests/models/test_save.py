@@ -148,6 +148,7 @@ def test_saving_leaves_the_model_as_it_was(tmp_path: Path, bert: Path) -> None:
     assert np.array_equal(saved.outputs(saved.state.model), saved.expected)
 
 
+@pytest.mark.slow
 def test_a_source_with_three_labels_and_no_padding_token(tmp_path: Path, llama: Path) -> None:
     source = tmp_path / "source"
     AutoModelForSequenceClassification.from_pretrained(llama, num_labels=3).save_pretrained(source)
