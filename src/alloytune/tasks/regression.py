@@ -7,9 +7,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
+import scipy
 import torch
-from scipy.special import huber
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn.functional import huber_loss, mse_loss
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
@@ -101,7 +100,7 @@ class Regression(Task):
         """Give number, predicted number and loss of every row."""
         targets, predicted = np.array([example.target for example in examples]), np.array(answers, dtype=np.float64)
         errors = (predicted - targets) / self.std
-        return np.stack([targets, predicted, huber(1.0, errors) if self.huber else errors**2], axis=1)
+        return np.stack([targets, predicted, scipy.special.huber(1.0, errors) if self.huber else errors**2], axis=1)
 
     def values(self, figures: np.ndarray) -> dict[str, float]:
         """Give R2, mean absolute error, Pearson's and Spearman's correlation, and the loss; 0 where all are equal.
@@ -115,7 +114,7 @@ class Regression(Task):
             "r2": 1.0 - float(((targets - predicted) ** 2).sum()) / spread if spread else 0.0,
             "mae": float(np.abs(targets - predicted).mean()),
             "pearson": pearson(targets, predicted),
-            "spearman": pearson(rankdata(targets), rankdata(predicted)),
+            "spearman": pearson(*map(scipy.stats.rankdata, (targets, predicted))),
             "loss": float(losses.mean()),
         }
 

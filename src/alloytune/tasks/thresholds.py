@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 GRID = np.arange(1, 100) / 100
 
@@ -39,8 +39,8 @@ def average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
     relevant = truth == 1
     if not relevant.any():
         return 1.0
-    among_all = rankdata(-scores, method="max")[relevant]
-    among_own = rankdata(-scores[relevant], method="max")
+    among_all = scipy.stats.rankdata(-scores, method="max")[relevant]
+    among_own = scipy.stats.rankdata(-scores[relevant], method="max")
     return float((among_own / among_all).mean())
 
 
