@@ -1,5 +1,6 @@
 """Texts to be learned as token ids, for models that read and write in one row and for those with two sides."""
 
+import sys
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -118,18 +119,19 @@ def _mark(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> Marked | None:
 
 def _shorten(asked: Asked, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> tuple[Asked, Marked | None]:
     """Take the end off a passage until the example is within the limit, or no more of it is left; give its tokens."""
-    short, marked, starts = asked, _mark(asked, tokenizer), list[int]()
-    while max_length is not None and short.passage is not None:
-        excess = len(marked.ids if marked else _prompt(short, tokenizer)) - max_length
-        if excess <= 0 or (short is not asked and not starts):
-            break
-        if short is asked:
-            first, last = short.passage
-            text = short.messages[-1]["content"][first:last]
-            offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            starts = [start for start, _ in offsets]
-        starts, beyond = starts[:-excess], starts[-excess:]
-        short = asked.shortened(min(beyond, default=0))
+    short, marked = asked, _mark(asked, tokenizer)
+
+    def excess() -> int:
+        return len(marked.ids if marked else _prompt(short, tokenizer)) - (max_length or sys.maxsize)
+
+    if asked.passage is None or excess() <= 0:
+        return short, marked
+    passage = asked.messages[-1]["content"][slice(*asked.passage)]
+    offsets = tokenizer(passage, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    starts = [start for start, _ in offsets]
+    while starts and (over := excess()) > 0:
+        starts, beyond = starts[:-over], starts[-over:]
+        short = asked.shortened(beyond[0])
         marked = _mark(short, tokenizer)
     return short, marked
 
