@@ -1,7 +1,9 @@
 """What stages cost against full fine-tuning."""
 
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 import torch
 
@@ -9,9 +11,10 @@ import tiny
 from alloytune.build.data import build_data_settings
 from alloytune.build.session import Session, build_session
 from alloytune.data.prepare import prepare
-from alloytune.estimate import Estimate, estimate
+from alloytune.estimate import MANY_WRITTEN, Estimate, _scoring, estimate
 from alloytune.models.weights import copy_weights, named_weights
 from alloytune.recipe.read import recipe_from
+from alloytune.tasks import answering, writing
 from alloytune.train.tensor_memory import CountMemory
 
 STAGES = {
@@ -104,6 +107,29 @@ def test_few_rows_stand_for_many(bert: Path, monkeypatch: pytest.MonkeyPatch) ->
     whole = _beyond_held(_session(bert, "full"), 10**6, monkeypatch)
     few = _beyond_held(_session(bert, "full"), 128, monkeypatch)
     assert few == pytest.approx(whole, rel=0.25)
+
+
+def test_of_long_answers_the_first_tokens_are_counted(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held grows with every token, so a few tell it for all, in as little time as they take."""
+    written: list[int] = []
+    plain = writing.write_answers
+
+    def write_answers(model: Any, prompts: Any, tokenizer: Any, max_new_tokens: int) -> list[str]:
+        written.append(max_new_tokens)
+        return plain(model, prompts, tokenizer, max_new_tokens)
+
+    monkeypatch.setattr(writing, "write_answers", write_answers)
+    monkeypatch.setattr(answering, "end_tokens", lambda model, tokenizer: [])  # so that all are written
+    stage = {"name": "full", "train": "all", "rate": 1e-3}
+    recipe = recipe_from({"model": str(llama), "task": {"generation": {"max_new_tokens": 40}}, "stages": [stage]})
+    texts = tiny.make_table(60)["text"]
+    table = pl.DataFrame({"instruction": texts, "output": texts})
+    session = build_session(recipe, prepare(build_data_settings(recipe), table))
+    few = _scoring(session, session.examples["validation"])
+    assert max(written) == MANY_WRITTEN
+    monkeypatch.setattr("alloytune.estimate.MANY_WRITTEN", 40)
+    assert few == pytest.approx(_scoring(session, session.examples["validation"]), rel=0.1)
+    assert max(written) == 40
 
 
 def test_a_counter_counts_what_is_held_at_a_time() -> None:

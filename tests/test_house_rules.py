@@ -1,6 +1,7 @@
 """The shape of the code: arrows one way, no torch where help is answered, public names in order."""
 
 import ast
+import os
 import subprocess
 import sys
 import time
@@ -141,3 +142,13 @@ def test_public_names_are_sorted_and_there() -> None:
 
 def test_sub_packages_export_nothing() -> None:
     assert not [file for file in SOURCE.glob("*/__init__.py") if file.read_text(encoding="utf-8").strip()]
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_how_long_threads_wait_is_said_before_torch_is_imported(own: str | None) -> None:
+    """Where it is, that is read no more."""
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    environment |= {} if own is None else {"GOMP_SPINCOUNT": own}
+    script = "import sys, os, alloytune; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.split() == [own or "1000", "False"]

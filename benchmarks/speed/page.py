@@ -319,8 +319,8 @@ scores are those of the trained models on the same rows, in float32: a tenth of 
 rows leave a standard error of 0.04.
 
 *Defaults* is transformers' Trainer with PEFT as it comes (float32). *Tuned*: bfloat16, batches by length, fused AdamW,
-no loader processes, glibc told to keep freed memory and to take huge pages. `torch.compile` is left off in it: lengths
-differ from batch to batch, and runs of this size end before it has paid.
+no loader processes, glibc told to keep freed memory and to take huge pages, threads to sleep soon. `torch.compile` is
+left off in it: lengths differ from batch to batch, and runs of this size end before it has paid.
 
 Operations are those of matrix products and attention, counted on a batch of real rows by torch's counter: forward,
 backward down to the lowest weight that moves, and the gradients of what moves, by token, times the tokens trained on

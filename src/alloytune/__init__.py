@@ -4,6 +4,7 @@
 in code. What is heavy is imported when it is first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["AlloytuneError", "InputError", "NotFiniteError", "Recipe", "RecipeError", "Stage", "Tuned", "load", "tune"]
+
+# How long torch's threads wait for one another with their cores kept busy, on Linux; read when torch is first imported.
+# At libgomp's own 300,000, training beside any other busy process is many times slower (docs/decisions.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _HOMES = {
     "AlloytuneError": "errors.AlloytuneError",

@@ -24,7 +24,8 @@ from alloytune.recipe.types.stage import may_be_lost
 from alloytune.stages.course import make_turns
 from alloytune.stages.rate_search import num_searching
 from alloytune.stages.stage import begin_stage
-from alloytune.tasks.task import Batch, Example
+from alloytune.tasks.abilities import Sparing
+from alloytune.tasks.task import Batch, Example, Task
 from alloytune.tasks.tokenized import count_tokens
 from alloytune.train.activations import IN_MEMORY
 from alloytune.train.batches import Updates
@@ -43,6 +44,7 @@ TIMED_UPDATES = 2
 TIMED_TOKENS = 1024  # in an update; half as many take a third more time by token, as an optimizer's step costs the same
 MOST_TOKENS = 512  # in what is counted at a time
 LEAST_ROWS = 4  # so that half of them are a batch for any loss
+FEW_WRITTEN, MANY_WRITTEN = 2, 6  # tokens of answers that are counted: a token takes as long as an update
 
 
 @dataclass(frozen=True)
@@ -323,15 +325,26 @@ def _activations(session: Session, summed_loss: Loss, updates: Updates) -> int:
 
 
 def _scoring(session: Session, examples: Sequence[Example]) -> int:
-    """Count what scoring the longest rows at a time holds."""
-    longest = [examples[number] for number in next(scoring_passes(session.task, examples, session.machine))]
+    """Count what scoring the longest rows at a time holds.
 
-    def count(rows: Sequence[Example]) -> int:
-        with CountMemory() as counter:
-            predict(session.state.model, session.task, rows, session.tokenizer, session.machine)
-        return int(counter.peak)
+    Of answers that are written, the first tokens are counted; what one of them adds, every further token adds.
+    """
+    task = session.task
+    longest = [examples[number] for number in next(scoring_passes(task, examples, session.machine))]
+    if not isinstance(task, Sparing) or task.max_new_tokens <= MANY_WRITTEN:
+        return _in_proportion(longest, partial(_scored_bytes, session, task))
+    few, many = (
+        _in_proportion(longest, partial(_scored_bytes, session, task.answering_within(num_tokens)))
+        for num_tokens in (FEW_WRITTEN, MANY_WRITTEN)
+    )
+    by_token = (many - few) / (MANY_WRITTEN - FEW_WRITTEN)
+    return round(many + by_token * (task.max_new_tokens - MANY_WRITTEN))
 
-    return _in_proportion(longest, count)
+
+def _scored_bytes(session: Session, task: Task, rows: Sequence[Example]) -> int:
+    with CountMemory() as counter:
+        predict(session.state.model, task, rows, session.tokenizer, session.machine)
+    return int(counter.peak)
 
 
 def _in_proportion(rows: Sequence[Example], count: Callable[[Sequence[Example]], int]) -> int:

@@ -13,7 +13,7 @@ from alloytune.metrics import METRICS
 from alloytune.record.decisions import Decision
 from alloytune.record.folder import RunFolder
 from alloytune.report.scores import score_line, shown_metrics
-from alloytune.report.tables import audit_table, print_places, run_report, short_rates, tell_of_rows
+from alloytune.report.tables import audit_table, named_rates, print_places, run_report, short_rates, tell_of_rows
 from alloytune.train.range_test import FEWEST_SEARCHED
 from alloytune.watch import Watcher
 
@@ -67,7 +67,7 @@ class Terminal(Watcher):
         self.console.print()
         self._say(
             f"[bold]stage {number + 1}: {escape(stage.name)}[/] trains {escape(stage.trained)} "
-            f"at rate {short_rates(moving.rates)}{where}"
+            f"at rate {named_rates((group.role, group.rate) for group in moving.groups)}{where}"
         )
         self._loss = None
         self._total = plan.max_updates or 0
@@ -90,9 +90,10 @@ class Terminal(Watcher):
 
     def on_starting_rates(self, number: int, stage: Any, rates: Sequence[float]) -> None:
         """Say what `rate: auto` comes to without a search."""
+        starting = short_rates(sorted(rates, reverse=True))
         self._say(
             f"\nstage {number + 1}: {escape(stage.name)}: no search for its rate, which takes a stage known to have "
-            f"{FEWEST_SEARCHED * len(rates)} updates or more; it takes the starting {short_rates(rates)}"
+            f"{FEWEST_SEARCHED * len(rates)} updates or more; it takes the starting {starting}"
         )
 
     def on_combine(self, number: int, stage: Any) -> None:

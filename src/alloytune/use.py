@@ -11,7 +11,7 @@ import polars as pl
 
 from alloytune.build.data import build_rules
 from alloytune.build.session import build_architecture
-from alloytune.data.cells import as_string, whole_numbers
+from alloytune.data.cells import TRUTHS, as_string, written_alike
 from alloytune.data.clean import drop_missing, repair, strip
 from alloytune.data.columns import add_optional, add_stand_ins, require_columns
 from alloytune.data.read import any_table
@@ -158,9 +158,10 @@ class Tuned:
         table = add_optional(table, own, rules.optional)
         require_columns(table, where, list(own.values()))
         chosen = table.select(pl.col(column).alias(name) for name, column in own.items())
-        if any(str(label).endswith(".0") for label in self.results["learned"].get("labels", ())):
+        learned = [str(label) for label in self.results["learned"].get("labels", ())]
+        if any(label.endswith(".0") or label in TRUTHS[2:] for label in learned):  # as they were written in training
             return chosen
-        return whole_numbers([chosen], "label")[0]
+        return written_alike([chosen], "label")[0]
 
     def _clean(self, table: pl.DataFrame) -> Sieved:
         """Treat rows as those of the training were, and drop those that cannot be used; `row` counts from 1."""

@@ -272,6 +272,13 @@ def test_warnings_name_the_trouble() -> None:
     assert 'validation has no row of 1 class(es): "b"' in warnings
 
 
+def test_a_split_of_one_class_or_few_rows_is_no_judge() -> None:
+    others = table({"a": 45})[40:]
+    warnings = "\n".join(prepare(labelled(None), table({"a": 20, "b": 20}), others).audit.warnings)
+    assert 'validation has rows of one class alone, "a": whoever always answers it scores best' in warnings
+    assert "validation has 5 rows: its scores are rough" in warnings
+
+
 def test_repairs_are_counted_with_examples() -> None:
     dirty = table({"a": 20, "b": 20}).with_columns(pl.col("text") + " d\u00c3\u00a9j\u00c3\u00a0 vu")
     audit = prepared(dirty).audit

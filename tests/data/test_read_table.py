@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alloytune.data.cells import as_strings, read_json, whole_numbers
+from alloytune.data.cells import as_strings, read_json, written_alike
 from alloytune.data.columns import require_columns
 from alloytune.data.encoding import guess_encoding
 from alloytune.data.parse import parse_table
@@ -114,11 +114,29 @@ def test_other_delimiters_of_csv_are_taken_from_the_header(mark: str, tmp_path: 
 def test_whole_numbers_are_the_same_labels_however_they_are_written() -> None:
     """pandas writes 1 as 1.0 into a column in which a number is missing."""
     given, other = (pl.DataFrame({"label": cells}) for cells in (["1.0", None, "2.0"], ["1", "2"]))
-    found = [table["label"].to_list() for table in whole_numbers([given, other], "label")]
+    found = [table["label"].to_list() for table in written_alike([given, other], "label")]
     assert found == [["1", None, "2"], ["1", "2"]]
     half = pl.DataFrame({"label": ["1.0", "1.5"]})
-    assert whole_numbers([half, given], "label")[0].equals(half)
-    assert whole_numbers([given], "other")[0].equals(given)
+    assert written_alike([half, given], "label")[0].equals(half)
+    assert written_alike([given], "other")[0].equals(given)
+
+
+def test_truth_values_are_the_same_labels_however_they_are_written() -> None:
+    """pandas writes True into CSV, and gives true where it holds it."""
+    written, held = pl.DataFrame({"label": ["True", None, "False"]}), as_strings(pl.DataFrame({"label": [True, False]}))
+    found = [table["label"].to_list() for table in written_alike([written, held], "label")]
+    assert found == [["true", None, "false"], ["true", "false"]]
+    with_others = pl.DataFrame({"label": ["True", "Unknown"]})
+    assert written_alike([with_others, written], "label")[0].equals(with_others)
+
+
+def test_the_first_line_of_a_spreadsheet_names_the_delimiter(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"\xef\xbb\xbfsep=;\r\ntext, long;label\r\nwell, so;a\r\nx\r\n")
+    assert "line 4 has 1 cells" in refusal(path)
+    path.write_bytes(path.read_bytes().removesuffix(b"x\r\n"))
+    assert read_table(path).rows() == [("well, so", "a")]
+    assert peek_columns(path) == ["text, long", "label"]
 
 
 def test_tsv_without_quoting_is_read(tmp_path: Path) -> None:
@@ -198,6 +216,7 @@ def test_malformed_json_names_the_line(tmp_path: Path) -> None:
     assert "line 2 is no JSON object: [1]" in refusal(path, b'{"text": "x"}\n[1]\n')
     assert "item 2 is no JSON object: 7" in refusal(path, b'[{"text": "x"}, 7]')
     assert "its array is not JSON (line 2, " in refusal(path, b'[{"text": "x"},\n{"text"}]')
+    assert 'it is one JSON object, with "rows", not one a row' in refusal(path, b'{\n "rows": [{"text": "x"}]\n}')
     assert "line 1 is not JSON" in refusal(path, b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n")
 
 
@@ -250,7 +269,7 @@ def test_blanks_around_column_names_go(tmp_path: Path) -> None:
         parse_table(table.rename({"label ": "text"}))
 
 
-def test_pandas_gives_missing_cells_and_whole_numbers() -> None:
+def test_pandas_gives_missing_cells_and_written_alike() -> None:
     frame = pd.DataFrame(
         {
             "text": ["x", np.nan, None],

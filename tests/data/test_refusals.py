@@ -42,9 +42,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: prepared(
             pl.DataFrame({"text": [f"{sentence(1)} https://t.co/{n}" for n in range(20)], "label": list("ab") * 10})
         ),
-        "data.split: no row can be cut for validation and test, so many are near-duplicates of one another, "
-        "or the only ones with a label; "
-        "give more rows, a file for each split, or near_duplicates: false",
+        "data.split: no row can be cut for validation and test: so many are near-duplicates of one another, or the "
+        "only ones that teach a label, which train needs; "
+        "give more rows, a file for each split, another seed, or near_duplicates: false",
     ),
     "same column": (
         lambda: DataSettings(None, columns={"text": "x", "label": "x"}),

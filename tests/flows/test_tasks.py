@@ -1,6 +1,7 @@
 """Every task through whole commands, and what must hold for each."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def train(
     assert "left out" not in scored.err
     results: dict[str, Any] = json.loads((place / "run/results.json").read_text())
     assert results["stages"][0]["decision"] == "kept", results["stages"][0]["reason"]
-    assert "(-1 SE) less or more" in results["stages"][0]["reason"]
+    assert re.search(r"needed \w+ lower by \S+ \(-1 SE\) or more, got lower by", results["stages"][0]["reason"])
     return results
 
 

@@ -66,11 +66,12 @@ def test_labels_that_are_no_finite_numbers_are_dropped_and_listed() -> None:
     dataset = with_answers(Regression, MSE, pl.DataFrame({"text": texts, "label": labels}))
     assert dataset.audit.dropped_by_reason() == {
         "missing label": 1,
-        "label is no number": 3,
+        "label has a decimal comma, write a point": 1,
+        "label is no number": 2,
         "label is not finite": 2,
         "label is larger than 3.4e+38": 2,
     }
-    details = ["", "'1_000'", "'tall'", "'1,5'", "nan", "-inf", "1e+200", "-1e+39"]
+    details = ["", "1,5", "'1_000'", "'tall'", "nan", "-inf", "1e+200", "-1e+39"]
     assert [row.detail for row in dataset.audit.dropped] == details
     assert dataset.audit.classes == {"train": {}, "validation": {}, "test": {}}
 

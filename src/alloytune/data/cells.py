@@ -12,6 +12,7 @@ import polars as pl
 
 from alloytune.data.columns import require_unique
 
+TRUTHS = ("true", "false", "True", "False", "TRUE", "FALSE")
 PANDAS_MISSING = ("NAType", "NaTType")  # told by name, since pandas is no dependency
 
 
@@ -73,13 +74,21 @@ def as_strings(table: pl.DataFrame, where: Path | str = "table") -> pl.DataFrame
     return pl.DataFrame([_column_as_strings(column).alias(name) for name, column in columns])
 
 
-def whole_numbers(tables: Sequence[pl.DataFrame], column: str) -> list[pl.DataFrame]:
-    """Give 1.0 as 1 in a column, if all tables hold whole numbers in it: pandas writes so beside a missing one."""
+def written_alike(tables: Sequence[pl.DataFrame], column: str) -> list[pl.DataFrame]:
+    """Give 1.0 as 1 in a column, if all tables hold whole numbers in it: pandas writes so beside a missing one.
+
+    And True and TRUE as true, if they hold nothing but truth values: pandas and R write them so into CSV.
+    """
     cells = [table[column].drop_nulls() for table in tables if column in table.columns]
-    if not sum(map(len, cells)) or not all(each.str.contains(r"^-?\d+(\.0)?$").all() for each in cells):
+    if not sum(map(len, cells)):
         return list(tables)
-    shortened = pl.col(column).str.strip_suffix(".0")
-    return [table.with_columns(shortened) if column in table.columns else table for table in tables]
+    if all(each.str.contains(r"^-?\d+(\.0)?$").all() for each in cells):
+        alike = pl.col(column).str.strip_suffix(".0")
+    elif all(each.is_in(TRUTHS).all() for each in cells):
+        alike = pl.col(column).str.to_lowercase()
+    else:
+        return list(tables)
+    return [table.with_columns(alike) if column in table.columns else table for table in tables]
 
 
 def _as_json(value: object) -> object:

@@ -8,6 +8,8 @@ import polars as pl
 
 from alloytune.errors import InputError
 
+MOST_SHOWN = 40  # characters of a column's name; a longer one is rather a cell
+
 
 def add_stand_ins(table: pl.DataFrame, columns: Mapping[str, str], stand_ins: Mapping[str, str]) -> pl.DataFrame:
     """Give a table the columns that it lacks from those that stand in for them; one called otherwise is not replaced.
@@ -60,5 +62,6 @@ def nearest_column(column: str, columns: Sequence[str]) -> str | None:
 def _which_columns(column: str, columns: Sequence[str]) -> str:
     nearest = nearest_column(column, columns)
     hint = f'did you mean "{nearest}"? ' if nearest else ""
-    names = ", ".join(f'"{name}"' for name in columns)
-    return f"{hint}the columns are: {names}"
+    names = ", ".join(f'"{name if len(name) <= MOST_SHOWN else name[:MOST_SHOWN] + "…"}"' for name in columns)
+    looks_like_a_row = any(len(name) > MOST_SHOWN for name in columns)
+    return f"{hint}the columns are: {names}{'; is the line that names them missing?' if looks_like_a_row else ''}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from alloytune.data.cells import as_strings, whole_numbers
+from alloytune.data.cells import as_strings, written_alike
 from alloytune.data.columns import (
     add_optional,
     add_stand_ins,
@@ -63,7 +63,7 @@ def read_sources(settings: DataSettings, tables: Mapping[str, pl.DataFrame | Non
         for split, path in paths.items()
     }
     chosen = [_choose_columns(sources[split], settings) for split in files if split in sources]
-    whole = whole_numbers([source.table for source in chosen], "label")
+    whole = written_alike([source.table for source in chosen], "label")
     return [replace(source, table=table) for source, table in zip(chosen, whole, strict=True)]
 
 

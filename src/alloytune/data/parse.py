@@ -23,6 +23,8 @@ DELIMITERS = ",;\t|"  # of CSV; the first of those that are as frequent
 
 def parse_csv(path: Path, text: str) -> pl.DataFrame:
     """Parse CSV, or TSV by the suffix; a record number counts no blank lines."""
+    if said := re.match(r"sep=(.)[ \t]*\r?(?=\n)", text):  # which spreadsheets write into the first line
+        return _parse_records(path, text[said.end() :], said[1], csv.QUOTE_MINIMAL)
     delimiter = _delimiter(path, text)
     if path.suffix.lower() == ".tsv":
         return _parse_tsv(path, text, delimiter)
@@ -91,7 +93,7 @@ def _require_width(path: Path, line: int, record: list[str], header: list[str]) 
         raise InputError(
             str(path),
             f"line {line} has {len(record)} cells, but the header has {len(header)}",
-            "put cells that contain the delimiter between quotation marks",
+            "put cells that contain the delimiter, or a line break, between quotation marks",
         )
 
 
@@ -111,6 +113,7 @@ def json_records(path: Path, text: str) -> list[dict[str, object]]:
     """Give the JSON objects of a text as they are: one a line, or one array of them."""
     if text.lstrip().startswith("["):
         return _parse_array(path, text)
+    _require_several(path, text)
     # Not splitlines: JSON strings may hold U+2028 and other characters that it breaks at.
     lines = enumerate(text.split("\n"), 1)
     return [_parse_json(path, line, source) for line, source in lines if source.strip()]
@@ -123,6 +126,18 @@ def _parse_array(path: Path, text: str) -> list[dict[str, object]]:
         where = f"line {error.lineno}, {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise InputError(str(path), f"its array is not JSON ({where})", "write [{...}, {...}]") from None
     return [_require_object(path, f"item {number}", record) for number, record in enumerate(records, 1)]
+
+
+def _require_several(path: Path, text: str) -> None:
+    """Raise an InputError where a file of several lines is one object: no rows, however valid."""
+    if not text.lstrip().startswith("{") or "\n" not in text.strip():
+        return
+    try:
+        names = list(json.loads(text))
+    except (ValueError, RecursionError):
+        return
+    shown = ", ".join(f'"{name}"' for name in names[:5])
+    raise InputError(str(path), f"it is one JSON object, with {shown}, not one a row", "write [{...}, {...}]")
 
 
 def _parse_json(path: Path, line: int, source: str) -> dict[str, object]:

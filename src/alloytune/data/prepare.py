@@ -21,7 +21,7 @@ from alloytune.data.gather import Source, read_sources
 from alloytune.data.near import group_near
 from alloytune.data.rules import Dropped, Given, Rules, Sieved
 from alloytune.data.settings import DataSettings
-from alloytune.data.split import cut_splits, draw_rows, warn_of_shares
+from alloytune.data.split import cut_splits, draw_rows, warn_of_few, warn_of_shares
 from alloytune.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -85,6 +85,7 @@ def prepare(
         near_groups=sizes.total(),
         near_rows=sum(size * number for size, number in sizes.items()),
         warnings=warn_of_shares(heights, cut)
+        + warn_of_few(heights)
         + settings.rules.warn(pl.concat([source.table for source in sources]), kept, classes)
         + _warn(kept, settings.rules, max(sizes, default=0)),
     )
@@ -182,9 +183,9 @@ def _assign(rows: pl.DataFrame, groups: list[int], cut: dict[str, float], settin
     if empty := [split for split in cut if split not in places]:
         raise InputError(
             "data.split",
-            f"no row can be cut for {' and '.join(empty)}, so many are near-duplicates of one another, "
-            "or the only ones with a label",
-            "give more rows, a file for each split, or near_duplicates: false",
+            f"no row can be cut for {' and '.join(empty)}: so many are near-duplicates of one another, or the only "
+            "ones that teach a label, which train needs",
+            "give more rows, a file for each split, another seed, or near_duplicates: false",
         )
     return rows
 

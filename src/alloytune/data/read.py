@@ -65,8 +65,10 @@ def peek_columns(path: Path, encoding: str = "utf-8") -> list[str]:
         with path.open(encoding=encoding, newline="") as stream:
             if path.suffix.lower() in JSON:
                 return peek_json(stream.read(PEEKED).removeprefix("\ufeff"))
-            first = next((line for line in stream if line.strip("\ufeff \t\r\n")), "")
-        return parse_csv(path, first.removeprefix("\ufeff")).columns if path.suffix.lower() in (".csv", ".tsv") else []
+            lines = (line for line in stream if line.strip("\ufeff \t\r\n"))
+            first = next(lines, "").removeprefix("\ufeff")
+            first += next(lines, "") if first.startswith("sep=") else ""
+        return parse_csv(path, first).columns if path.suffix.lower() in (".csv", ".tsv") else []
     except (OSError, LookupError, ValueError, InputError, pl.exceptions.PolarsError):
         return []
 

@@ -12,6 +12,7 @@ Quotas = dict[str, dict[str, int]]
 
 SHARE_OFF = 0.25  # of what was asked for
 FEW_ROWS = 10
+FEW_JUDGED = 30  # rows of a split, below which a share of right answers has a standard error of up to 0.09
 
 
 def cut_splits(
@@ -73,6 +74,14 @@ def warn_of_shares(sizes: Mapping[str, int], shares: Mapping[str, float]) -> lis
         "every class is to have a row in train, or in each split, and near-duplicates stay together"
         for split, share in shares.items()
         if abs(sizes[split] - share * whole) > max(SHARE_OFF * share * whole, FEW_ROWS)
+    ]
+
+
+def warn_of_few(sizes: Mapping[str, int]) -> list[str]:
+    """Say which splits are too small to judge by."""
+    judged = {split: sizes[split] for split in ("validation", "test") if 0 < sizes[split] < FEW_JUDGED}
+    return [
+        f"{split} has {rows} {'row' if rows == 1 else 'rows'}: its scores are rough" for split, rows in judged.items()
     ]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alloytune.metrics import METRICS
-from alloytune.report.scores import compared_answers, other_scores, shown_metrics, value_cells
+from alloytune.report.scores import compared_answers, other_scores, share_cell, shown_metrics, value_cells
 
 
 def model_card(results: Mapping[str, Any], library: str) -> str:
@@ -87,9 +87,8 @@ def _test_lines(test: Mapping[str, Any] | None) -> list[str]:
 def _stage_line(stage: Mapping[str, Any], metrics: Sequence[str]) -> str:
     if "scores" not in stage:
         return f"| {stage['name']} | | |{' |' * len(metrics)} {stage['decision']} |"
-    share = stage["moved_on_average"] / stage["parameters"]
     return (
-        f"| {stage['name']} | {stage['trained_parameters']:,} ({share:.1%}) | {stage['seconds']:,.0f} "
+        f"| {stage['name']} | {stage['trained_parameters']:,} ({share_cell(stage)}) | {stage['seconds']:,.0f} "
         f"| {' | '.join(value_cells(stage, metrics))} | {stage['decision']}{other_scores(stage)} |"
     )
 

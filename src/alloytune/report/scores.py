@@ -34,3 +34,10 @@ def compared_answers(scores: Mapping[str, Any]) -> str:
 def score_line(values: Mapping[str, float]) -> str:
     """Write the first scores and the loss in a line."""
     return "  ".join(f"{METRICS[name].heading} {values[name]:.4f}" for name in shown_metrics(values, "loss"))
+
+
+def share_cell(stage: Mapping[str, Any]) -> str:
+    """Give the share of the weights that a stage trains, and that of an update where they take turns."""
+    keys = ("trained_parameters", "moved_on_average")
+    trained, at_a_time = (f"{stage[key] / stage['parameters']:.1%}" for key in keys)
+    return trained if at_a_time == trained else f"{trained}, {at_a_time} at a time"

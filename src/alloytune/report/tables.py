@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,7 +13,14 @@ from rich.text import Text
 
 from alloytune.metrics import METRICS
 from alloytune.record.folder import RunFolder
-from alloytune.report.scores import compared_answers, other_scores, score_line, shown_metrics, value_cells
+from alloytune.report.scores import (
+    compared_answers,
+    other_scores,
+    score_line,
+    share_cell,
+    shown_metrics,
+    value_cells,
+)
 
 MAX_CLASSES = 20  # more are left to results.json
 MAX_CONFUSION = 8
@@ -49,7 +56,7 @@ def _classes_lines(counts: Mapping[str, int]) -> list[Text]:
     shown = ", ".join(f"{name} {count:,}" for name, count in ordered[:MAX_NAMED])
     more = len(ordered) - MAX_NAMED
     others = f" and {more:,} more, down to {ordered[-1][1]:,}" if more > 0 else ""
-    return [Text(f"  {len(counts):,} classes in train: {shown}{others}")]
+    return [Text(f"  {len(counts):,} class{'' if len(counts) == 1 else 'es'} in train: {shown}{others}")]
 
 
 def tell_of_rows(learning: Any, max_length: int | None) -> Text:
@@ -101,7 +108,7 @@ def _stage_cells(stage: Mapping[str, Any], metrics: Sequence[str], metric: str) 
     return [
         stage["name"],
         short_count(stage["trained_parameters"]),
-        f"{stage['moved_on_average'] / stage['parameters']:.1%}",
+        share_cell(stage),
         f"{stage['seconds']:.0f}",
         f"{stage['peak_memory_bytes'] / 2**20:,.0f}",
         *value_cells(stage, metrics),
@@ -133,6 +140,17 @@ def short_rates(rates: Sequence[float]) -> str:
     """Write rates, largest first: each of up to three, or the first and the last."""
     shown = [f"{rate:.2g}" for rate in rates]
     return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}"
+
+
+def named_rates(rates: Iterable[tuple[str, float]]) -> str:
+    """Write rates by what moves at them, largest first; without it where there is one rate, or more than three."""
+    movers: dict[float, dict[str, None]] = {}
+    for mover, rate in rates:
+        movers.setdefault(rate, {})[mover] = None
+    ordered = sorted(movers, reverse=True)
+    if not 1 < len(ordered) <= 3:
+        return short_rates(ordered)
+    return ", ".join(f"{rate:.2g} ({', '.join(movers[rate])})" for rate in ordered)
 
 
 def short_count(number: int) -> str:

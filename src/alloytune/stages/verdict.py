@@ -35,9 +35,9 @@ def judge(folder: RunFolder, session: Session, number: int, before: Scores, afte
     name, rival = _best(folder, session, number, metric, before) if accept.against == "best" else ("", before)
     needed, shown = _needed(session, accept, metric, rival, after)
     gained = gain(metric, rival.values[metric], after.values[metric])
-    fall = " less" if METRICS[metric].lower else ""
+    lower = "lower by " if METRICS[metric].lower else ""
     return gained >= needed, (
-        f"needed {metric} {shown}{fall} or more{f' on {name}' if name else ''}, got {gained:+.4f}{fall}"
+        f"needed {metric} {lower}{shown} or more{f' on {name}' if name else ''}, got {lower}{gained:+.4f}"
     )
 
 

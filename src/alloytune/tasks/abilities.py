@@ -49,10 +49,17 @@ class Anchored(Protocol):
 
 @runtime_checkable
 class Sparing(Protocol):
-    """A task that answers only some rows where it is scored, as an answer takes long."""
+    """A task that answers only some rows where it is scored, as an answer takes long: up to so many tokens."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Give the most that one answer takes."""
 
     def answering(self, num_rows: int) -> Self:
         """Give the task as it answers the first `num_rows` rows."""
+
+    def answering_within(self, num_tokens: int) -> Self:
+        """Give the task as its answers take so many tokens at most."""
 
 
 @runtime_checkable

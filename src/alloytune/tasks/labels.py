@@ -12,7 +12,6 @@ from alloytune.errors import InputError
 
 NAMED = 5
 FEW_ROWS = 10
-FEW_JUDGED = 30  # rows of a split, below which a score has a standard error of up to 0.09
 IMBALANCE = 20
 
 
@@ -43,13 +42,16 @@ def require_classes(where: str, labels: pl.Series, *, cut: Sequence[str]) -> Non
     single = [label for label in sort_naturally(counts) if counts[label] == 1]
     if cut and single:
         noun = "class has" if len(single) == 1 else "classes have"
-        raise InputError(
-            where,
-            f"{len(single)} {noun} a single row, which cannot be split: {name_some(single)}",
-            "name another column, as these look like no classes"
-            if 2 * len(single) > len(labels)
-            else "collect more rows of each, or remove these rows",
-        )
+        what = f"{len(single)} {noun} a single row, which cannot be split: {name_some(single)}"
+        raise InputError(where, what, _remedy_for_single(labels, len(single)))
+
+
+def _remedy_for_single(labels: pl.Series, num_single: int) -> str:
+    if labels.str.contains(r"^[-+]?\d+\.\d+$").any() and labels.cast(pl.Float64, strict=False).is_not_null().all():
+        return "give task: regression, as these look like ratings"
+    if len(labels) >= FEW_ROWS and 2 * num_single > len(labels):
+        return "name another column, as these look like no classes"
+    return "collect more rows of each, or remove these rows"
 
 
 def require_known(where: str, split: str, labels: pl.Series, classes: Iterable[str]) -> None:
@@ -72,18 +74,16 @@ def warn_of_classes(counts: Counts) -> list[str]:
         warnings.append(f'class "{commonest}" has {ratio:.0f} times as many training rows as "{rarest}"')
     if few := [label for label in train if train[label] < FEW_ROWS]:
         warnings.append(f"fewer than {FEW_ROWS} training rows for {len(few)} class(es): {name_some(few)}")
-    warnings += [
-        f"{split} has {rows} rows: its scores are rough"
-        for split in ("validation", "test")
-        if 0 < (rows := sum(counts[split].values())) < FEW_JUDGED
-    ]
-    given = [split for split in ("validation", "test") if counts[split]]
-    absent = {split: [label for label in train if label not in counts[split]] for split in given}
-    return warnings + [
-        f"{split} has no row of {len(missing)} class(es): {name_some(missing)}"
-        for split, missing in absent.items()
-        if missing
-    ]
+    judged = [split for split in ("validation", "test") if counts[split]]
+    return [*warnings, *filter(None, (_warn_of_absent(split, list(counts[split]), list(train)) for split in judged))]
+
+
+def _warn_of_absent(split: str, present: Sequence[str], classes: Sequence[str]) -> str:
+    """Say which classes a split lacks; empty where it lacks none."""
+    if len(present) == 1 < len(classes):
+        return f"{split} has rows of one class alone, {name_some(present)}: whoever always answers it scores best"
+    missing = [label for label in classes if label not in present]
+    return f"{split} has no row of {len(missing)} class(es): {name_some(missing)}" if missing else ""
 
 
 def warn_of_labels(read: pl.DataFrame, kept: pl.DataFrame, counts: Counts) -> list[str]:

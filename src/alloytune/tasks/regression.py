@@ -1,6 +1,7 @@
 """Regression: a number for a text or a pair of texts."""
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -140,6 +141,8 @@ def _sift(table: pl.DataFrame) -> Sieved:
     """Write numbers in one way, and drop rows whose label is none, not finite, or larger than a model can learn."""
     if "label" not in table.columns:
         return table, []
+    commas = [label if re.fullmatch(r"[-+]?\d+,\d+", label) else None for label in table["label"]]
+    table, with_commas = sieve_by(table, commas, "label has a decimal comma, write a point")
     numbers = [_number(label) for label in table["label"]]
     details = [repr(label) if number is None else None for label, number in zip(table["label"], numbers, strict=True)]
     kept, dropped = sieve_by(table, details, "label is no number")
@@ -149,7 +152,7 @@ def _sift(table: pl.DataFrame) -> Sieved:
     kept, infinite = sieve_by(kept, shown, "label is not finite")
     sizes = [None if abs(float(label)) <= LARGEST else label for label in kept["label"]]
     kept, large = sieve_by(kept, sizes, f"label is larger than {LARGEST:.1e}")
-    return kept, dropped + infinite + large
+    return kept, with_commas + dropped + infinite + large
 
 
 def _number(label: str) -> float | None:

@@ -146,6 +146,10 @@ class Writing(Task):
         """Give the task as it answers the first `num_rows` rows."""
         return replace(self, generate=num_rows)
 
+    def answering_within(self, num_tokens: int) -> Self:
+        """Give the task as its answers take so many tokens at most."""
+        return replace(self, max_new_tokens=num_tokens)
+
     def encode(self, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
         """Tokenize rows; an answer is written for the first `generate` of them, and for all that have none."""
         if self.is_two_sided and form_of(self.columns) == "text":
