@@ -151,4 +151,4 @@ def test_how_long_threads_wait_is_said_before_torch_is_imported(own: str | None)
     environment |= {} if own is None else {"GOMP_SPINCOUNT": own}
     script = "import sys, os, alloytune; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True, text=True)
-    assert done.stdout.split() == [own or "1000", "False"]
+    assert done.stdout.split() == [own or "4000", "False"]

@@ -38,7 +38,7 @@ EXTRA = ("peak", "predict", "first-update")
 # Freed memory is kept instead of given back page by page, in huge pages where the system gives them.
 ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
 # Threads that wait sleep soon, as this project has them do: no difference on a quiet machine, much beside others.
-SPINNING = "1000"
+SPINNING = "4000"
 TUNED = ("tuned", "adapterhub")
 
 

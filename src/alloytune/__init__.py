@@ -21,7 +21,7 @@ __all__ = ["AlloytuneError", "InputError", "NotFiniteError", "Recipe", "RecipeEr
 
 # How long torch's threads wait for one another with their cores kept busy, on Linux; read when torch is first imported.
 # At libgomp's own 300,000, training beside any other busy process is many times slower (docs/decisions.md).
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 _HOMES = {
     "AlloytuneError": "errors.AlloytuneError",

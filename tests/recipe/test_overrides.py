@@ -33,6 +33,12 @@ def test_values_are_yaml() -> None:
     assert stage("stages.adapter.attach.lora.rank=4", index=2).attach.lora.rank == 4  # type: ignore[union-attr]
 
 
+def test_a_sign_stands_for_itself() -> None:
+    recipe = read_recipe("full", ("task.multilabel.separator=,", "data.labels=topics"), {"model": "bert"}).recipe
+    assert recipe.model_dump()["task"]["multilabel"]["separator"] == ","
+    assert stage("stages.full.clip=~").clip is None  # YAML's null
+
+
 def test_mappings_on_the_way_are_made() -> None:
     assert stage("stages.full.accept.gain=0.5").accept.gain == 0.5  # type: ignore[union-attr]
     assert stage("stages.full.until.minutes=2").until.epochs == stage().until.epochs

@@ -184,8 +184,11 @@ def test_a_table_without_entities_is_refused() -> None:
 
 
 def test_tags_that_the_model_does_not_know_are_named(bert: Path) -> None:
-    with pytest.raises(InputError, match='tags: 1 row has what the model does not know: "B-NEW"'):
+    with pytest.raises(InputError, match='tags: 1 row has what the model does not know: "B-NEW"; remove'):
         Tagging(LABELS).encode(row(["a"], ["B-NEW"]), load_tokenizer(str(bert)), None)
+    known = next(label for label in LABELS if label != "O")
+    with pytest.raises(InputError, match=f'"{known.swapcase()}"; did you mean "{known}"\\? remove such rows'):
+        Tagging(LABELS).encode(row(["a"], [known.swapcase()]), load_tokenizer(str(bert)), None)
 
 
 @pytest.mark.parametrize("seed", range(5))

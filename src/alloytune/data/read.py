@@ -27,9 +27,8 @@ def read_table(path: Path, encoding: str = "utf-8", option: str = "--encoding ")
     if path.is_dir():
         raise InputError(str(path), "it is a folder", f"name a file in it: {', '.join(SUFFIXES)}")
     if suffix not in SUFFIXES:
-        raise InputError(
-            str(path), f'"{path.suffix}" is no kind of table read here', f"give one of {', '.join(SUFFIXES)}"
-        )
+        what = f'"{path.suffix}" is no kind of table read here' if suffix else "its name does not tell what it holds"
+        raise InputError(str(path), what, f"give one of {', '.join(SUFFIXES)}")
     content = _read_bytes(path)
     if suffix == ".parquet":
         table = parse_parquet(path, content)

@@ -12,6 +12,7 @@ from alloytune.recipe.places import KeyPath, Places, dotted, starts_with
 from alloytune.recipe.yaml_text import load_value
 
 OPTION = "command line"
+SIGN = re.compile(r"[^\w\s~]")  # stands for itself, as a separator does; to YAML it would begin something else
 
 
 def apply(
@@ -62,7 +63,7 @@ def _read(text: str, value: dict[str, Any]) -> tuple[KeyPath, Any]:
             path, rest = (*path, _step(match[1], path, value)), rest[match.end() :]
         else:
             raise ValueError(f"{keys.strip()!r} is not a path of keys; write one such as stages.0.rate")
-    return path, load_value(given)
+    return path, given if SIGN.fullmatch(given) else load_value(given)
 
 
 def _step(word: str, path: KeyPath, value: Any) -> str | int:

@@ -109,10 +109,14 @@ def require_among(column: str, labels: Sequence[str], rows: Iterable[Iterable[st
     unknown = [foreign for row in rows if (foreign := set(row) - set(labels))]
     if unknown:
         num = "1 row has" if len(unknown) == 1 else f"{len(unknown)} rows have"
+        named = sort_naturally(set().union(*unknown))
+        folded = {label.casefold(): label for label in labels}
+        meant = [folded[label.casefold()] for label in named if label.casefold() in folded]
         raise InputError(
             column,
-            f"{num} what the model does not know: {name_some(sort_naturally(set().union(*unknown)))}",
-            f"remove such rows, or correct them to what it knows: {name_some(labels)}",
+            f"{num} what the model does not know: {name_some(named)}",
+            (f"did you mean {name_some(meant)}? " if meant else "")
+            + f"remove such rows, or correct them to what it knows: {name_some(labels)}",
         )
 
 
