@@ -284,10 +284,9 @@ def set_lines(name: str, cells: Cells) -> Iterator[str]:
 
 REASONS = {
     "full fine-tuning": "products of matrices, attention's among them, are 39 % of the time that operations take here "
-    "(torch's profiler), where the measured peak allows 14 %; a fifth of an update passes between operations. Of the "
-    "operations, copies, most of them between float32 and bfloat16, are 11 %, factors of dropout and of scales 7 %, "
+    "(torch's profiler), where the measured peak allows 14 %; about a seventh of an update passes between operations. "
+    "Of the operations, copies, most of them between float32 and bfloat16, are 11 %, multiplying by factors 8 %, "
     "AdamW 5 %, GELU 5 %, norms 3 %, softmax 3 %, taking padding out and putting it back 3 %.",
-    "LoRA in the top third, three epochs": "of 4.7 s, 1.3 fill what is kept; an update that reads back takes 70 ms.",
     "last 2 of 6 layers, three epochs": "on a machine with a peak of 1,404 GFLOP/s an earlier version reached 2.54.",
     "generation, SmolLM2 packed, full": "on a machine with a peak of 1,404 GFLOP/s an earlier version reached 1.55, in "
     "one round.",

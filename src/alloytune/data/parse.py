@@ -113,10 +113,13 @@ def json_records(path: Path, text: str) -> list[dict[str, object]]:
     """Give the JSON objects of a text as they are: one a line, or one array of them."""
     if text.lstrip().startswith("["):
         return _parse_array(path, text)
-    _require_several(path, text)
     # Not splitlines: JSON strings may hold U+2028 and other characters that it breaks at.
     lines = enumerate(text.split("\n"), 1)
-    return [_parse_json(path, line, source) for line, source in lines if source.strip()]
+    try:
+        return [_parse_json(path, line, source) for line, source in lines if source.strip()]
+    except InputError:
+        _require_several(path, text)
+        raise
 
 
 def _parse_array(path: Path, text: str) -> list[dict[str, object]]:
@@ -129,14 +132,14 @@ def _parse_array(path: Path, text: str) -> list[dict[str, object]]:
 
 
 def _require_several(path: Path, text: str) -> None:
-    """Raise an InputError where a file of several lines is one object: no rows, however valid."""
-    if not text.lstrip().startswith("{") or "\n" not in text.strip():
-        return
+    """Raise an InputError where a file whose lines are no rows is one object over several of them."""
     try:
-        names = list(json.loads(text))
+        whole = json.loads(text)
     except (ValueError, RecursionError):
         return
-    shown = ", ".join(f'"{name}"' for name in names[:5])
+    if not isinstance(whole, dict):
+        return
+    shown = ", ".join(f'"{name}"' for name in list(whole)[:5])
     raise InputError(str(path), f"it is one JSON object, with {shown}, not one a row", "write [{...}, {...}]")
 
 
