@@ -83,6 +83,20 @@ def test_later_stages_and_retries_read_what_was_kept(bert: Path, tmp_path: Path)
     assert facts[2]["texts_computed"] > 0  # the layer above has moved
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_layers_that_moved_between_two_stages_are_computed_anew(is_kept: bool, bert: Path, tmp_path: Path) -> None:
+    between = {} if is_kept else {"accept": {"gain": 0.99}, "otherwise": "rollback"}
+    stages = [
+        stage(name="one", train="head"),
+        stage(name="all", train="all", optimizer="sgd", **between),
+        stage(name="two", train="head", optimizer="sgd"),
+    ]
+    end = ran(bert, tmp_path / "run", *stages, precision="float32")
+    assert (end.results["two"]["cache"]["texts_computed"] > 0) == is_kept
+    uncached = [{**each, "cache": False} for each in stages]
+    assert_close(end, ran(bert, tmp_path / "uncached", *uncached, precision="float32"))
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

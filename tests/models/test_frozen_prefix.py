@@ -150,6 +150,20 @@ def test_the_fingerprint_is_of_what_bears_on_the_layers(deep: Loaded) -> None:
     assert not any(changed(name) for name in [*deep.layers[2], *deep.layers[3], *head])
 
 
+def test_known_weights_count_by_name_alone(deep: Loaded) -> None:
+    weights = named_weights(deep.state.model)
+    prefix = deep.found(deep.layers[2] | deep.state.head)
+    known, moved = (weights[sorted(deep.layers[number])[0]] for number in (0, 1))
+    before = prefix.fingerprint(known={known: "first"})
+    with torch.no_grad():
+        known.view(-1)[-1] += 1
+    assert prefix.fingerprint(known={known: "first"}) == before
+    assert prefix.fingerprint(known={known: "second"}) != before
+    with torch.no_grad():
+        moved.view(-1)[-1] += 1
+    assert prefix.fingerprint(known={known: "first"}) != before
+
+
 def test_the_layers_draw_nothing_and_know_no_dropout(deep: Loaded) -> None:
     prefix = deep.found(deep.layers[2] | deep.state.head)
     with prefix.serving(lambda inputs: None):

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from alloytune.build.plan import build_updates
 from alloytune.build.selections import selections
@@ -13,7 +14,7 @@ from alloytune.build.session import Session
 from alloytune.errors import InputError
 from alloytune.expression import choices_in, parse
 from alloytune.models.frozen_prefix import FrozenPrefix, find_frozen_prefix
-from alloytune.models.weights import free_only
+from alloytune.models.weights import free_only, named_weights
 from alloytune.recipe.types.ending import Until
 from alloytune.tasks.abilities import Varying
 from alloytune.tasks.task import Example
@@ -41,8 +42,11 @@ def make_reader(session: Session, number: int, moving: Moving) -> tuple[PrefixRe
     reason = reason or _why_not(session, number)
     if prefix is None or reason is not None:
         return PrefixReader(prefix, reading), reason
-    machine = session.machine
-    shelf = session.activations.shelf(prefix.fingerprint(str(machine.device), str(machine.precision)))
+    machine, state = session.machine, session.state
+    # what never moved is the same all through a session
+    still: dict[Tensor, str] = {w: name for name, w in named_weights(state.model).items() if name not in state.touched}
+    computed_in = (str(machine.device), str(machine.precision))
+    shelf = session.activations.shelf(prefix.fingerprint(*computed_in, known=still))
     return PrefixReader(prefix, reading, session.examples["train"], shelf), None
 
 

@@ -82,8 +82,13 @@ class FrozenPrefix:
         """Give the same prefix with what stands before its layers left to run, for models that use it elsewhere."""
         return FrozenPrefix(self.model, [replace(chain, entry=None) for chain in self.chains], self._weights)
 
-    def fingerprint(self, *more: str) -> bytes:
-        """Hash what the hidden states depend on beside a call's inputs: weights, buffers, config, and `more`."""
+    def fingerprint(self, *more: str, known: Mapping[Tensor, str] | None = None) -> bytes:
+        """Hash what the hidden states depend on beside a call's inputs: weights, buffers, config, and `more`.
+
+        Weights that are `known` count by what they are called there, unread: a table of embeddings that stands in its
+        file would be brought into memory whole.
+        """
+        names = known or {}
         config: Any = getattr(self.model, "config", None)
         layers = [[type(layer).__name__ for layer in chain.layers] for chain in self.chains]
         attention = getattr(config, "_attn_implementation", None)
@@ -91,7 +96,10 @@ class FrozenPrefix:
         digest.update(repr((more, layers, attention, config and config.to_json_string())).encode())
         for weight in self._weights:
             digest.update(repr((weight.dtype, tuple(weight.shape))).encode())
-            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            if weight in names:
+                digest.update(names[weight].encode())
+            else:
+                digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.digest()
 
     @contextmanager
