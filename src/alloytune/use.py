@@ -114,18 +114,18 @@ class Tuned:
     ) -> dict[str, Any]:
         """Score on a table with the run's own columns, or with those of the task, such as `text` and `label`.
 
-        Give values, 95 % intervals, details, rows, and `left_out`: how many rows cannot be used, by the reason. The
-        table is a file's path, or anything that `tune` takes, and is treated as the training's rows were. `where` and
-        `columns` as in `predict_table`.
+        Give values, 95 % intervals, details, rows, `left_out`: how many rows cannot be used, by the reason, and
+        `trained_on`: how many read as rows of the training do. The table is a file's path, or anything that `tune`
+        takes, and is treated as the training's rows were. `where` and `columns` as in `predict_table`.
         """
-        chosen = self._choose_columns(any_table(table), where, list(self.recipe.columns), columns or {})
-        rules = build_rules(self.recipe)
-        rows, dropped = self._clean(chosen)
-        rows, unanswered = rules.answered(rows)
+        given = any_table(table)
+        rows, dropped = self._clean(self._choose_columns(given, where, list(self.recipe.columns), columns or {}))
+        rows, unanswered = build_rules(self.recipe).answered(rows)
         try:
             examples, answers, unfit = self._answers(self.task, rows)
-        except InputError as error:  # the task knows the column, and not whose it is
-            raise InputError(f"{where}: {error.where}", error.what, error.remedy) from None
+        except InputError as error:  # the task knows its own name of the column, not whose it is and what it is called
+            column = self._columns_in(given, [error.where], columns or {}).get(error.where, error.where)
+            raise InputError(f"{where}: {column}", error.what, error.remedy) from None
         left_out = Counter([row.reason for row in (*dropped, *unanswered)] + unfit)
         if not examples:
             listed = ", ".join(f"{reason}: {count}" for reason, count in left_out.most_common())
@@ -133,7 +133,16 @@ class Tuned:
         if isinstance(self.task, Anchored):
             examples = self._anchored(self.task, examples)
         scores = score_with_intervals(self.task, answers, examples, seed=0)
-        return scores | {"left_out": dict(left_out.most_common())}
+        return scores | {"left_out": dict(left_out.most_common()), "trained_on": self._count_trained_on(rows)}
+
+    def _count_trained_on(self, rows: pl.DataFrame) -> int:
+        """Count the rows whose texts are those of a training row; none where the run's data are gone."""
+        file = self.folder.data / "train.parquet"
+        if not file.exists():
+            return 0
+        trained = pl.read_parquet(file, glob=False)
+        texts = [text for text in build_rules(self.recipe).texts if text in trained.columns and text in rows.columns]
+        return rows.join(trained, on=texts, how="semi", nulls_equal=True).height
 
     def _anchored(self, task: Anchored, examples: Sequence[Example]) -> list[Example]:
         """Let the pretrained model answer the same examples, where the task compares with that."""
@@ -149,12 +158,11 @@ class Tuned:
         """Give the columns that the run was trained on, under the names that the task knows."""
         if unread := [name for name in given if name not in names]:
             raise InputError("columns", f"the run reads no {unread[0]}", f"name columns for {', '.join(names)}")
-        own = {name: given.get(name, self.recipe.columns[name]) for name in names}
         rules = build_rules(self.recipe)
-        table = add_stand_ins(table, own, rules.stand_ins)
-        has_own = all(column in table.columns for column in own.values())
-        if not given and not has_own and all(name in table.columns for name in own):
-            own = {name: name for name in own}
+        table = add_stand_ins(
+            table, {name: given.get(name, self.recipe.columns[name]) for name in names}, rules.stand_ins
+        )
+        own = self._columns_in(table, names, given)
         table = add_optional(table, own, rules.optional)
         require_columns(table, where, list(own.values()))
         chosen = table.select(pl.col(column).alias(name) for name, column in own.items())
@@ -162,6 +170,14 @@ class Tuned:
         if any(label.endswith(".0") or label in TRUTHS[2:] for label in learned):  # as they were written in training
             return chosen
         return written_alike([chosen], "label")[0]
+
+    def _columns_in(self, table: pl.DataFrame, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+        """Give what columns are called in a table, by the task's names: as in the training, or by the task's own."""
+        own = {name: given.get(name, self.recipe.columns.get(name, name)) for name in names}
+        has_own = all(column in table.columns for column in own.values())
+        if not given and not has_own and all(name in table.columns for name in own):
+            return {name: name for name in own}
+        return own
 
     def _clean(self, table: pl.DataFrame) -> Sieved:
         """Treat rows as those of the training were, and drop those that cannot be used; `row` counts from 1."""

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+import alloytune
 import tiny
 from alloytune.build.session import build_session
 from alloytune.cli.main import console, main
@@ -82,8 +83,24 @@ def place(tmp_path: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def tuned(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a finished run."""
+    full = {"name": "full", "train": "all", "rate": 3e-3, "until": {"epochs": 8}}
+    recipe = {"batch": 8, "seed": 5, "stages": [full]}
+    table = tiny.make_table(150)
+    return alloytune.tune(table, str(bert), recipe, output=tmp_path_factory.mktemp("tuned") / "run").folder.path
+
+
+@pytest.fixture
+def finished(place: Path, tuned: Path) -> Path:
+    """Give a folder with a finished run, and work in it."""
+    (place / "run").symlink_to(tuned)
+    return place
+
+
 @pytest.mark.new_interpreter
-def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
+def test_train_and_show(command: Command, place: Path) -> None:
     done = command("train", "recipe.yaml", "--output", "run")
     assert done.code == 0, done.err
     for words in (
@@ -113,53 +130,67 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     assert shown.code == 0
     assert "rolled back" in shown.out
 
+
+def test_predict_answers_every_row_in_its_place(command: Command, finished: Path) -> None:
     new = pl.DataFrame({"text": ["the film was superb", "", "a dull plot", None], "id": ["1", "2", "3", "4"]})
-    new.write_csv(place / "new.csv")
+    new.write_csv("new.csv")
     predicted = command("predict", "run", "new.csv", "--output", "out.csv")
     assert predicted.code == 0, predicted.err
     assert "2 rows get no answer" in predicted.err
-    out = pl.read_csv(place / "out.csv")
+    out = pl.read_csv("out.csv")
     assert out["id"].to_list() == [1, 2, 3, 4]
     assert out["label"].to_list() == ["good", None, "bad", None]
     assert out["probability_good"][0] + out["probability_bad"][0] == pytest.approx(1)
+    pl.DataFrame({"text": ["a dull plot", " "]}).write_csv("one.csv")
+    assert "1 row gets no answer" in command("predict", "run", "one.csv").err
 
+
+def test_predict_keeps_what_jsonl_says(command: Command, finished: Path) -> None:
     rows = [
         {"id": 7, "text": "the film was superb", "tags": ["\ud83d", "\u6797"], "price": 1.5},
         {"text": "a dull plot", "id": None},
     ]
-    (place / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert command("predict", "run", "new.jsonl", "--output", "out.jsonl").code == 0
-    answered = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+    answered = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [{key: row[key] for key in given} for row, given in zip(answered, rows, strict=True)] == rows
     assert [row["label"] for row in answered] == ["good", "bad"]
 
+
+def test_predict_leaves_the_columns_of_earlier_answers(command: Command, finished: Path) -> None:
+    pl.DataFrame({"text": ["a dull plot"], "label": ["bad"]}).write_csv("out.csv")
     again = command("predict", "run", "out.csv", "--output", "again.csv")
     assert again.code == 0, again.err
     thrice = command("predict", "run", "again.csv", "--output", "again.csv")
     assert thrice.code == 0, thrice.err
-    columns = pl.read_csv(place / "again.csv").columns
+    columns = pl.read_csv("again.csv").columns
     assert [name for name in columns if name.endswith(("label", "label_2"))] == [
         "label",
         "predicted_label",
         "predicted_label_2",
     ]
-    assert not list(place.glob(".*.partial"))
-    refused = command("predict", "no run", "new.csv", "--output", "nodir/out.csv")
+    assert not list(finished.glob(".*.partial"))
+    refused = command("predict", "no run", "out.csv", "--output", "nodir/out.csv")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "no folder 'nodir'" in refused.err
 
+
+def test_evaluate_says_what_it_scores(command: Command, finished: Path) -> None:
     scored = command("evaluate", "run", "table.csv")
     assert scored.code == 0, scored.err
     assert "macro_f1" in scored.out
-    pl.DataFrame({"text": [" a dull plot ", "fine", " "], "label": ["bad ", None, "good"]}).write_csv("few.csv")
+    trained_on = pl.read_parquet("run/data/train.parquet").height
+    assert f"note: {trained_on} rows are also training rows of this run" in scored.err
+    pl.DataFrame({"text": [" a duller plot ", "fine", " "], "label": ["bad ", None, "good"]}).write_csv("few.csv")
     few = command("evaluate", "run", "few.csv")
     assert few.code == 0, few.err
-    assert "2 rows are left out (missing text: 1, missing label: 1)" in few.err
+    assert few.err == "note: 2 rows are left out (missing text: 1, missing label: 1)\n"
     assert "few.csv (1 row)" in few.out
-    pl.DataFrame({"text": ["a dull plot", " "], "label": ["bad", "good"]}).write_csv("one.csv")
+    pl.DataFrame({"text": ["a duller plot", " "], "label": ["bad", "good"]}).write_csv("one.csv")
     assert "1 row is left out (missing text: 1)" in command("evaluate", "run", "one.csv").err
-    assert "1 row gets no answer" in command("predict", "run", "one.csv").err
 
+
+def test_columns_may_be_called_otherwise_than_in_training(command: Command, finished: Path) -> None:
     pl.DataFrame({"review": ["a dull plot"], "stars": ["bad"]}).write_csv("other.csv")
     by_key = command("evaluate", "run", "other.csv", "--column", "text=review", "--column", "label=stars")
     assert by_key.code == 0, by_key.err
@@ -176,6 +207,11 @@ def test_train_show_predict_evaluate(command: Command, place: Path) -> None:
     assert other.code == 0, other.err
     assert "other.csv (1 row)" in other.out
     assert "reads no text_pair" in command("predict", "run", "other.csv", "--text-pair", "review").err
+    pl.DataFrame({"review": ["a dull plot"], "stars": ["Bad"]}).write_csv("other.csv")
+    unknown = command("evaluate", "run", "other.csv", "--text", "review", "--label", "stars")
+    assert unknown.err.startswith(
+        'other.csv: stars: 1 row has what the model does not know: "Bad"; did you mean "bad"?'
+    )
 
 
 def test_titles_and_what_is_to_be_copied_stay_in_one_line(tmp_path: Path) -> None:

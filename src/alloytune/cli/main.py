@@ -215,14 +215,14 @@ def evaluate(
     """Score a run's model on a labelled table."""
     given = read_for(run, table, encoding)
     from alloytune.models.load import quiet
-    from alloytune.report.tables import scores_table, tell_left_out
+    from alloytune.report.tables import scores_table, tell_left_out, tell_trained_on
     from alloytune.use import load_tuned
 
     quiet()
     columns = given_of(text=text, text_pair=text_pair, label=label) | read_columns(column)
     scores = load_tuned(run).evaluate_table(given, table, columns)
-    if left_out := tell_left_out(scores["left_out"]):
-        typer.echo(left_out, err=True)
+    for note in filter(None, (tell_left_out(scores["left_out"]), tell_trained_on(scores))):
+        typer.echo(f"note: {note}", err=True)
     console.print(scores_table(scores, table.name))
 
 

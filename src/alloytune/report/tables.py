@@ -87,6 +87,13 @@ def tell_left_out(reasons: Mapping[str, int]) -> str:
     return f"{count_rows(total)} {'is' if total == 1 else 'are'} left out ({listed})"
 
 
+def tell_trained_on(scores: Mapping[str, Any]) -> str:
+    """Tell how many of the rows that were scored the training knew; empty where it knew none."""
+    known = scores["trained_on"]
+    are = "is also a training row" if known == 1 else "are also training rows"
+    return f"{count_rows(known)} {are} of this run: scores on them say nothing of new texts" if known else ""
+
+
 def stages_table(results: Mapping[str, Any]) -> Table:
     """Show what each stage trained, cost and reached on validation."""
     metric, start = results["recipe"]["metric"], results["start"]["values"]
