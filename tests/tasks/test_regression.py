@@ -76,15 +76,17 @@ def test_labels_that_are_no_finite_numbers_are_dropped_and_listed() -> None:
     assert dataset.audit.classes == {"train": {}, "validation": {}, "test": {}}
 
 
-def test_one_text_with_two_numbers_is_a_mistake() -> None:
-    texts = [sentence(n) for n in range(40)] + [sentence(50)] * 2 + [sentence(60)] * 2
-    labels = [*map(str, range(40)), "1", "2", "7", "7.0"]
-    dropped = with_answers(Regression, MSE, pl.DataFrame({"text": texts, "label": labels})).audit.dropped
-    assert [(row.row, row.reason) for row in dropped] == [
-        ("table:41", "conflicting labels"),
-        ("table:42", "conflicting labels"),
-        ("table:44", "duplicate"),
+def test_of_several_numbers_for_a_text_the_mean_is_learned() -> None:
+    texts = [sentence(n) for n in range(40)] + [sentence(50)] * 3 + [sentence(60)] * 2
+    labels = [*map(str, range(40)), "1", "2", "3e0", "7", "7.0"]
+    dataset = with_answers(Regression, MSE, pl.DataFrame({"text": texts, "label": labels}))
+    assert [(row.row, row.reason, row.detail) for row in dataset.audit.dropped] == [
+        ("table:42", "one label made of several", "with table:41"),
+        ("table:43", "one label made of several", "with table:41"),
+        ("table:45", "duplicate", "of table:44"),
     ]
+    kept = dict(pl.concat([dataset.train, dataset.validation, dataset.test]).select("text", "label").rows())
+    assert (kept[sentence(50)], kept[sentence(60)], kept[sentence(0)]) == ("2.0", "7.0", "0.0")
 
 
 def test_nothing_to_learn_is_refused() -> None:

@@ -87,6 +87,23 @@ def drop_contradicting(table: pl.DataFrame, rules: Rules) -> Sieved:
     return table.drop("key", "answer"), dropped
 
 
+def unite_answers(table: pl.DataFrame, rules: Rules) -> Sieved:
+    """Leave, within each split, one row of a text that stands there with several answers, with one made of all."""
+    assert rules.unite is not None
+    (name,), among = rules.answers, ["split", "key"]
+    table = table.with_columns(_key(rules.texts))
+    differ = pl.col(name).n_unique() > 1
+    several = table.group_by(among, maintain_order=True).agg(pl.col("row").first().alias("first"), name, differ=differ)
+    several = several.filter("differ").drop("differ")
+    united = pl.Series("united", [rules.unite(answers) for answers in several[name].to_list()], pl.String)
+    table = table.join(several.drop(name).with_columns(united), on=among, how="left", maintain_order="left")
+    answer = pl.coalesce("united", name).alias(name)
+    is_other = pl.col("row") != pl.col("first").fill_null(pl.col("row"))
+    detail = pl.lit("with ") + pl.col("first")
+    table, others = sieve(table.with_columns(answer), is_other, f"one {name} made of several", detail)
+    return table.drop("key", "first", "united"), others
+
+
 def drop_repeated(table: pl.DataFrame, rules: Rules) -> Sieved:
     """Drop, within each split, all but the first of rows that are the same but for white space."""
     table = table.with_columns(_key((*rules.texts, *rules.answers)))

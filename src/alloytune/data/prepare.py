@@ -16,6 +16,7 @@ from alloytune.data.clean import (
     drop_repeated,
     repair,
     strip,
+    unite_answers,
 )
 from alloytune.data.gather import Source, read_sources
 from alloytune.data.near import group_near
@@ -102,7 +103,9 @@ def _clean(sources: list[Source], settings: DataSettings) -> tuple[pl.DataFrame,
         lambda rows, rules: rules.sift(rows),
         lambda rows, rules: rules.answered(rows),
     ]
-    steps += [drop_contradicting, drop_repeated] if settings.contradicts else [drop_repeated]
+    if settings.contradicts:
+        steps.append(drop_contradicting if rules.unite is None else unite_answers)
+    steps.append(drop_repeated)
     if len(sources) > 1:
         steps += [drop_across, drop_near_across] if settings.near_duplicates else [drop_across]
     dropped: list[Dropped] = []

@@ -38,9 +38,17 @@ class Regression(Task):
 
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
-        """Ask for a finite number in every row."""
+        """Ask for a finite number in every row; of several for one text, as of several raters, the mean counts."""
         texts = text_columns(columns)
-        return Rules(texts=texts, answers=("label",), mended=texts, sift=_sift, taught=_halves, require=_require_spread)
+        return Rules(
+            texts=texts,
+            answers=("label",),
+            mended=texts,
+            sift=_sift,
+            unite=_mean,
+            taught=_halves,
+            require=_require_spread,
+        )
 
     @classmethod
     def learn(cls, settings: Mapping[str, Any], train: pl.DataFrame) -> Self:
@@ -153,6 +161,10 @@ def _sift(table: pl.DataFrame) -> Sieved:
     sizes = [None if abs(float(label)) <= LARGEST else label for label in kept["label"]]
     kept, large = sieve_by(kept, sizes, f"label is larger than {LARGEST:.1e}")
     return kept, with_commas + dropped + infinite + large
+
+
+def _mean(labels: Sequence[str]) -> str:
+    return repr(math.fsum(map(float, labels)) / len(labels))
 
 
 def _number(label: str) -> float | None:
