@@ -77,6 +77,14 @@ def test_lists_are_read_in_any_order(separator: str | None) -> None:
     assert Multilabel.learn(JSON, dataset.train).labels == ("2", "10", "a", "b", "c")
 
 
+def test_a_row_for_each_label_of_a_text_is_one_row_with_all() -> None:
+    table = pl.DataFrame({"text": [text for text in TEXTS for _ in range(2)], "labels": ["b; c", "a", "b", "b"] * 20})
+    dataset = with_answers(Multilabel, {**JSON, "separator": ";"}, table)
+    assert dataset.audit.dropped_by_reason() == {"its answers stand in one row": 20, "duplicate": 20}
+    rows = pl.concat([dataset.train, dataset.validation, dataset.test])
+    assert dict(rows["labels"].value_counts().rows()) == {'["a", "b", "c"]': 20, '["b"]': 20}
+
+
 def test_cells_that_are_no_lists_are_dropped_and_listed() -> None:
     odd = ["a, b", "{}", "[[]]", "3", None]
     cells = [*(json.dumps([label]) for label in LABELS * 11), *odd]

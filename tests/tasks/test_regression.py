@@ -81,8 +81,8 @@ def test_of_several_numbers_for_a_text_the_mean_is_learned() -> None:
     labels = [*map(str, range(40)), "1", "2", "3e0", "7", "7.0"]
     dataset = with_answers(Regression, MSE, pl.DataFrame({"text": texts, "label": labels}))
     assert [(row.row, row.reason, row.detail) for row in dataset.audit.dropped] == [
-        ("table:42", "one label made of several", "with table:41"),
-        ("table:43", "one label made of several", "with table:41"),
+        ("table:42", "its answers stand in one row", "with table:41"),
+        ("table:43", "its answers stand in one row", "with table:41"),
         ("table:45", "duplicate", "of table:44"),
     ]
     kept = dict(pl.concat([dataset.train, dataset.validation, dataset.test]).select("text", "label").rows())

@@ -100,7 +100,7 @@ def unite_answers(table: pl.DataFrame, rules: Rules) -> Sieved:
     answer = pl.coalesce("united", name).alias(name)
     is_other = pl.col("row") != pl.col("first").fill_null(pl.col("row"))
     detail = pl.lit("with ") + pl.col("first")
-    table, others = sieve(table.with_columns(answer), is_other, f"one {name} made of several", detail)
+    table, others = sieve(table.with_columns(answer), is_other, "its answers stand in one row", detail)
     return table.drop("key", "first", "united"), others
 
 

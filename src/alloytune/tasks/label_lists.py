@@ -1,7 +1,7 @@
 """Several labels in one cell of a table: a JSON list, or texts with a character between them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 
@@ -16,17 +16,20 @@ def sift_labels(table: pl.DataFrame, separator: str | None) -> Sieved:
         return table, []
     found = [_split(cell, separator) for cell in table["labels"]]
     details = [one if isinstance(one, str) else None for one in found]
-    lists = [sort_naturally(set(one)) for one in found if not isinstance(one, str)]
+    lists = [_write(one) for one in found if not isinstance(one, str)]
     kept, dropped = sieve_by(table, details, "labels are no list")
-    return kept.with_columns(
-        pl.Series("labels", [json.dumps(one, ensure_ascii=False) for one in lists], dtype=pl.String)
-    ), dropped
+    return kept.with_columns(pl.Series("labels", lists, dtype=pl.String)), dropped
 
 
 def read_labels(cell: str) -> list[str]:
     """Read what `sift_labels` wrote."""
     labels: list[str] = json.loads(cell)
     return labels
+
+
+def unite_labels(cells: Sequence[str]) -> str:
+    """Give the labels of several cells as those of one."""
+    return _write(label for cell in cells for label in read_labels(cell))
 
 
 def num_switches(cells: Iterable[str | None], separator: str | None) -> int:
@@ -38,6 +41,10 @@ def num_switches(cells: Iterable[str | None], separator: str | None) -> int:
         return 0
     (length,) = lengths
     return length if length > 1 else 0
+
+
+def _write(labels: Iterable[str]) -> str:
+    return json.dumps(sort_naturally(set(labels)), ensure_ascii=False)
 
 
 def _split(cell: str, separator: str | None) -> list[str] | str:

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from alloytune.data.rules import Counts, Given, Rules
 from alloytune.errors import InputError
-from alloytune.tasks.label_lists import num_switches, read_labels, sift_labels
+from alloytune.tasks.label_lists import num_switches, read_labels, sift_labels, unite_labels
 from alloytune.tasks.labels import FEW_ROWS, label_config, name_some, require_among, require_known, sort_naturally
 from alloytune.tasks.metrics import spread_of
 from alloytune.tasks.task import Batch, Encoded, Example, Task
@@ -46,13 +46,14 @@ class Multilabel(Task):
 
     @classmethod
     def rules(cls, settings: Mapping[str, Any], columns: Collection[str]) -> Rules:
-        """Ask for a list of labels in every row, an empty one included."""
+        """Ask for a list of labels in every row, an empty one included; rows of one text make one, with all labels."""
         texts = text_columns(columns)
         return Rules(
             texts=texts,
             answers=("labels",),
             mended=texts,
             sift=partial(sift_labels, separator=settings["separator"]),
+            unite=unite_labels,
             taught=lambda rows: [frozenset(read_labels(cell)) for cell in rows["labels"]],
             require=_require,
             count=_count,
