@@ -27,17 +27,31 @@ def stage(name: str, train: str, **more: object) -> dict[str, object]:
     return {"name": name, "train": train, "rate": 3e-3, "until": {"epochs": 1}, **more}
 
 
-def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
-    recipe = {"batch": 8, "stages": [stage("full", "all", until={"epochs": 14})]}
-    table = pd.DataFrame(TABLE.to_dict(as_series=False)).rename(columns={"text": "said", "label": "mood"})
-    columns = {"text": "said", "label": "mood", "split": SPLIT}
-    tuned = alloytune.tune(table, str(bert), recipe, output=tmp_path / "run", seed=1, **columns)
-    assert tuned.scores["accuracy"] > 0.7
-    assert f"folder={str(tmp_path / 'run')!r}, task='classification', test scores={{'accuracy': " in repr(tuned)
-    assert len(repr(tuned)) < 400
-    answers = tuned.predict(["a superb film", "a dull plot"])
-    assert answers["label"].to_list() == ["good", "bad"]
+HELD = pd.DataFrame(TABLE.to_dict(as_series=False)).rename(columns={"text": "said", "label": "mood"})
 
+
+@pytest.fixture(scope="module")
+def tuned(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> alloytune.Tuned:
+    """Give the result of a run on columns with names of their own."""
+    recipe = {"batch": 8, "stages": [stage("full", "all", until={"epochs": 14})]}
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    return alloytune.tune(HELD, str(bert), recipe, output=folder, seed=1, text="said", label="mood", split=SPLIT)
+
+
+@pytest.fixture(scope="module")
+def loaded(tuned: alloytune.Tuned) -> alloytune.Tuned:
+    """Give it loaded again."""
+    return alloytune.load(tuned.folder.path)
+
+
+def test_a_result_answers_and_says_what_it_is(tuned: alloytune.Tuned) -> None:
+    assert tuned.scores["accuracy"] > 0.7
+    assert f"folder={str(tuned.folder.path)!r}, task='classification', test scores={{'accuracy': " in repr(tuned)
+    assert len(repr(tuned)) < 400
+    assert tuned.predict(["a superb film", "a dull plot"])["label"].to_list() == ["good", "bad"]
+
+
+def test_what_is_saved_answers_alike_in_plain_transformers(tuned: alloytune.Tuned, tmp_path: Path) -> None:
     saved = tuned.save(tmp_path / "copy")
     with pytest.raises(alloytune.InputError, match="not empty"):
         tuned.save(tmp_path / "copy")
@@ -45,47 +59,57 @@ def test_tune_predict_save_load(bert: Path, tmp_path: Path) -> None:
     with chdir(tmp_path / "empty"), pytest.raises(alloytune.InputError, match=r"save: '\.' is the working directory"):
         tuned.save(".")
     plain = AutoModelForSequenceClassification.from_pretrained(saved).eval()
-    inputs = AutoTokenizer.from_pretrained(saved)(["a superb film", "a dull plot"], padding=True, return_tensors="pt")
+    texts = ["a superb film", "a dull plot"]
+    inputs = AutoTokenizer.from_pretrained(saved)(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
         chances = plain(**inputs).logits.softmax(-1).numpy()
     assert plain.config.id2label == {0: "bad", 1: "good"}
-    assert np.allclose(chances, answers.select("probability_bad", "probability_good").to_numpy(), atol=1e-5)
+    answers = tuned.predict(texts).select("probability_bad", "probability_good")
+    assert np.allclose(chances, answers.to_numpy(), atol=1e-5)
 
+
+def test_the_line_on_the_model_card_works(tuned: alloytune.Tuned) -> None:
     names: dict[str, Any] = {}
-    card = (tmp_path / "run/model/README.md").read_text()
-    exec(card.partition("```python\n")[2].partition("```")[0].replace("./model", str(tmp_path / "run/model")), names)
+    card = (tuned.folder.model / "README.md").read_text()
+    exec(card.partition("```python\n")[2].partition("```")[0].replace("./model", str(tuned.folder.model)), names)
     assert names["labels"] == tuned.predict("a text")["label"].to_list()
 
-    again = alloytune.load(tmp_path / "run")
-    alone = again.predict(["a superb film"])["probability"][0]
-    assert alone == pytest.approx(answers["probability"][0], abs=1e-6)
-    assert again.scores == tuned.scores
-    unknown = 'held.csv: label: 2 rows have what the model does not know: "odd", "ugly"; remove .* knows: "bad", "good"'
-    with pytest.raises(alloytune.InputError, match=unknown):
-        again.evaluate_table({"text": ["so so", "well", "dull"], "label": ["ugly", "odd", "bad"]}, "held.csv")
 
-    scores = again.evaluate_table(table)["values"]
-    untidy = table.assign(said=" " + table["said"], mood=table["mood"] + "\t", more=1).to_dict("records")
+def test_a_loaded_result_is_the_same(tuned: alloytune.Tuned, loaded: alloytune.Tuned, tmp_path: Path) -> None:
+    both = (one.predict(["a superb film"])["probability"][0] for one in (tuned, loaded))
+    assert next(both) == pytest.approx(next(both), abs=1e-6)
+    assert loaded.scores == tuned.scores
+    assert loaded.predict("a superb film").equals(loaded.predict(["a superb film"]))
+    assert loaded.predict(HELD).equals(loaded.predict_table(HELD))
+    HELD.to_csv(tmp_path / "held.csv", index=False)
+    assert loaded.predict(tmp_path / "held.csv").equals(loaded.predict_table(str(tmp_path / "held.csv")))
+
+
+def test_a_table_is_scored_as_the_rows_of_the_training_were(loaded: alloytune.Tuned) -> None:
+    scores = loaded.evaluate_table(HELD)["values"]
+    untidy = HELD.assign(said=" " + HELD["said"], mood=HELD["mood"] + "\t", more=1).to_dict("records")
     untidy += [{"said": "a dull plot"}, {"said": " ", "mood": "bad"}, {"said": "\u200b", "mood": "bad"}]
-    result = again.evaluate_table(untidy)
+    result = loaded.evaluate_table(untidy)
     assert result["left_out"] == {"missing text": 2, "missing label": 1}
     assert result["values"] == pytest.approx(scores)
     with pytest.raises(alloytune.InputError, match="no row can be scored \\(missing text: 2, missing label: 1\\)"):
-        again.evaluate_table(untidy[-3:])
+        loaded.evaluate_table(untidy[-3:])
+    unknown = 'held.csv: label: 2 rows have what the model does not know: "odd", "ugly"; remove .* knows: "bad", "good"'
+    with pytest.raises(alloytune.InputError, match=unknown):
+        loaded.evaluate_table({"text": ["so so", "well", "dull"], "label": ["ugly", "odd", "bad"]}, "held.csv")
+
+
+def test_what_cannot_be_read_has_no_answer_or_is_refused(loaded: alloytune.Tuned) -> None:
     with pytest.raises(alloytune.InputError, match='no column "said"'):
-        again.predict_table({"id": [1]})
-    odd = again.predict_table({"text": ["a superb film", None, 7, "\u200b"]})
+        loaded.predict_table({"id": [1]})
+    odd = loaded.predict_table({"text": ["a superb film", None, 7, "\u200b"]})
     assert odd["label"].is_null().to_list() == [False, True, False, True]
     assert odd["probability_bad"].is_null().to_list() == [False, True, False, True]
-    assert again.predict("a superb film").equals(again.predict(["a superb film"]))
     with pytest.raises(alloytune.InputError, match="3 is no text"):
-        again.predict(["fine", 3])
-    assert again.predict([float("nan"), "a superb film"])["label"].is_null().to_list() == [True, False]
-    assert again.predict(table).equals(again.predict_table(table))
-    table.to_csv(tmp_path / "held.csv", index=False)
-    assert again.predict(tmp_path / "held.csv").equals(again.predict_table(str(tmp_path / "held.csv")))
+        loaded.predict(["fine", 3])
+    assert loaded.predict([float("nan"), "a superb film"])["label"].is_null().to_list() == [True, False]
     with pytest.raises(alloytune.InputError, match="trained on single texts"):
-        again.predict("a text", "its pair")
+        loaded.predict("a text", "its pair")
 
 
 def test_given_splits_may_be_tables(bert: Path, tmp_path: Path) -> None:
