@@ -1,8 +1,9 @@
-"""Rows in flat arrays are the examples that the tokenizer makes of them one by one."""
+"""Rows in flat arrays are the examples that the tokenizer makes of them one by one; passes over them fit."""
 
 import json
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -10,7 +11,7 @@ from alloytune.tasks import embedding, tagging, texts
 from alloytune.tasks.embedding import Embedding
 from alloytune.tasks.tagging import Tagging
 from alloytune.tasks.task import Task
-from alloytune.tasks.tokenized import count_tokens
+from alloytune.tasks.tokenized import count_tokens, passes
 from tasks.tables import tagged
 from tiny import make_table, make_tokenizer
 
@@ -77,3 +78,18 @@ def test_a_tokenizer_never_gets_a_whole_split(
     assert max(sizes) <= 7 * texts_a_row
     assert len(list(parts.examples)) == 20
     assert parts == whole
+
+
+@pytest.mark.parametrize("most_padding", [None, 0, 20, 10_000])
+def test_passes_hold_every_example_once_within_their_limits(most_padding: int | None) -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 60, size=200)
+    numbers = np.argsort(-lengths, kind="stable")
+    cut = list(passes(numbers, lengths, 16, 300, most_padding))
+    assert np.concatenate(cut).tolist() == numbers.tolist()
+    padded = [len(chosen) * int(lengths[chosen].max()) for chosen in cut]
+    padding = [taken - int(lengths[chosen].sum()) for taken, chosen in zip(padded, cut, strict=True)]
+    assert max(map(len, cut)) <= 16
+    assert max(padded) <= 300
+    assert max(padding) <= (300 if most_padding is None else most_padding)
+    assert (len(cut) > len(list(passes(numbers, lengths, 16, 300)))) == (most_padding in (0, 20))

@@ -47,8 +47,9 @@ def scoring_passes(task: Task, examples: Sequence[Example], machine: Machine) ->
     They are as small as in training, but for tasks that write, whose passes cost by their number.
     """
     lengths = count_tokens(examples)
-    most_tokens = sys.maxsize if isinstance(task, Sparing) else machine.pass_tokens
-    for chosen in passes(np.argsort(-lengths, kind="stable"), lengths, ROWS_PER_PASS, most_tokens):
+    order = np.argsort(-lengths, kind="stable")
+    limits = (sys.maxsize, None) if isinstance(task, Sparing) else (machine.pass_tokens, machine.pass_padding)
+    for chosen in passes(order, lengths, ROWS_PER_PASS, *limits):
         yield chosen.tolist()
 
 

@@ -62,17 +62,21 @@ def row_names(examples: Sequence[Example]) -> Sequence[str]:
     return examples.rows if isinstance(examples, TokenizedRows) else [example.row for example in examples]
 
 
-def passes(numbers: np.ndarray, lengths: np.ndarray, most_rows: int, most_tokens: int) -> Iterator[np.ndarray]:
+def passes(
+    numbers: np.ndarray, lengths: np.ndarray, most_rows: int, most_tokens: int, most_padding: int | None = None
+) -> Iterator[np.ndarray]:
     """Cut a series of examples into passes of so many rows at most, and so many tokens once they are padded.
 
-    `lengths` are those of all examples, by number. One example is a pass however long it is.
+    `lengths` are those of all examples, by number. One example is a pass however long it is. `most_padding` is how many
+    of a pass's tokens may be padding, where more would cost more than another pass.
     """
-    start = longest = 0
+    start = longest = total = 0
     for place, length in enumerate(lengths[numbers].tolist()):
-        longest = max(longest, length)
+        longest, total = max(longest, length), total + length
         num_rows = place - start + 1
-        if num_rows > 1 and (num_rows > most_rows or num_rows * longest > most_tokens):
+        is_padded = most_padding is not None and num_rows * longest - total > most_padding
+        if num_rows > 1 and (num_rows > most_rows or num_rows * longest > most_tokens or is_padded):
             yield numbers[start:place]
-            start, longest = place, length
+            start, longest, total = place, length, length
     if len(numbers):
         yield numbers[start:]
