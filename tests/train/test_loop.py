@@ -1,10 +1,13 @@
 """The loop: what moves, what stays, and what stops it."""
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from alloytune.errors import NotFiniteError
@@ -112,6 +115,28 @@ def test_micro_batches_change_nothing(tmp_path: Path, micro_batch: int) -> None:
     moved = torch.cat([(whole[name] - split[name]).abs().flatten() for name in whole])
     assert moved.quantile(0.99) < 2e-5
     assert moved.max() < 4e-3
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often a weight is cast to another type."""
+
+    def __init__(self, state: ModelState) -> None:
+        super().__init__()
+        self.counts = Counter[str]()
+        self._names = {weight.data_ptr(): name for name, weight in named_weights(state.model).items()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self._names:
+            self.counts[self._names[args[0].data_ptr()]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("micro_batch", [8, 3])
+def test_weights_are_cast_once_an_update_however_it_is_split(state: ModelState, bert: Path, micro_batch: int) -> None:
+    with Casts(state) as casts:
+        train(state, bert, "all", updates=2, micro_batch=micro_batch, machine=BFLOAT16)
+    assert len(casts.counts) > 20
+    assert set(casts.counts.values()) == {2}
 
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_others(bert: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -84,12 +85,15 @@ def add_gradients(model: nn.Module, micro_batches: list[Batch], summed_loss: Los
     for batch in micro_batches:
         num_targets[batch.learning] += batch.num_targets
     shares: list[Tensor] = []
-    for batch in micro_batches:
-        with machine.autocast():
-            share = summed_loss(model, batch.to(machine.device)) / num_targets[batch.learning]
-        _require_part(share)
-        share.backward()
-        shares.append(share.detach())
+    # autocast keeps what it casts of weights until it is left: once for all micro-batches
+    with machine.autocast() if len(micro_batches) > 1 else nullcontext():
+        for batch in micro_batches:
+            with machine.autocast():
+                share = summed_loss(model, batch.to(machine.device)) / num_targets[batch.learning]
+            _require_part(share)
+            with machine.without_autocast():
+                share.backward()
+            shares.append(share.detach())
     return float(torch.stack(shares).sum())
 
 
