@@ -34,9 +34,12 @@ _HOMES = {
     "load": "use.load_tuned",
     "tune": "api.tune",
 }
+_MODULES = ("watch",)  # of what is called by them, as in `alloytune.watch.Watcher`
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"alloytune.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'alloytune' has no attribute {name!r}")
     module, attribute = _HOMES[name].rsplit(".", 1)

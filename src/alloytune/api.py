@@ -1,6 +1,6 @@
 """The Python call: `alloytune.tune(data, model=..., recipe="hybrid")`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ def tune(
     *,
     output: str | Path | None = None,
     seed: int | None = None,
-    overrides: tuple[str, ...] = (),
+    overrides: str | Sequence[str] = (),
     watcher: Watcher | None = None,
     **columns: Any,
 ) -> Tuned:
@@ -35,11 +35,13 @@ def tune(
 
     `data` is a file's path, or a table: polars or pandas data frame, list of dicts, dict of lists. `recipe` is a
     shipped recipe's name, a file, a mapping, or a Recipe. `columns` are keys of the recipe's `data`, such as
-    `text="tweet", label="mood"`; `validation` and `test` among them may be tables as well. The run is shown on standard
-    error as the command line shows it; `watcher` takes the place of that, and a plain `Watcher()` says nothing. Raises
-    InputError for what cannot be used, RecipeError with every mistake at once.
+    `text="tweet", label="mood"`; `validation` and `test` among them may be tables as well. `overrides` are values over
+    those of the recipe, as the command line's `--set` takes them: `["stages.full.rate=1e-4"]`. The run is shown on
+    standard error as the command line shows it; `watcher` takes the place of that, and a plain `Watcher()` says
+    nothing. Raises InputError for what cannot be used, RecipeError with every mistake at once.
     """
     quiet()
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     columns = {key: str(value) if isinstance(value, Path) else value for key, value in columns.items()}
     splits = {"train": str(data) if isinstance(data, Path) else data}
     splits |= {split: columns.pop(split) for split in ("validation", "test") if split in columns}

@@ -94,11 +94,12 @@ def carry_out(folder: RunFolder, watcher: Watcher) -> RunFolder:
     try:
         dataset = load_splits(folder.data)
         others = {name: load_splits(folder.data / name) for name in recipe.learnings if (folder.data / name).exists()}
-        session = build_session(recipe, dataset, others)
-        rehearse(session)
-        watcher.on_model(session)
-        _train(folder, session, watcher)
-        finish(folder, session, dataset, watcher)
+        with folder.alone():
+            session = build_session(recipe, dataset, others)
+            rehearse(session)
+            watcher.on_model(session)
+            _train(folder, session, watcher)
+            finish(folder, session, dataset, watcher)
     except (Interrupted, KeyboardInterrupt):
         message = f"stopped; what is done is saved; go on with: alloytune train --resume {folder.path}"
         raise Interrupted(message) from None

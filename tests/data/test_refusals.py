@@ -29,6 +29,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: prepared(table({"a": 20, "b": 1, "c": 9})),
         'table: 1 class has a single row, which cannot be split: "b"; collect more rows of each, or remove these rows',
     ),
+    "single row of a class written otherwise": (
+        lambda: prepared(table({"NUM": 20, "num": 1, "c": 9})),
+        'table: 1 class has a single row, which cannot be split: "num"; did you mean "NUM"? correct them, or remove '
+        "these rows",
+    ),
     "single rows": (
         lambda: prepared(table({"a": 20} | {str(number): 1 for number in range(7)})),
         'table: 7 classes have a single row, which cannot be split: "0", "1", "2", "3", "4" and 2 more; collect '

@@ -190,6 +190,24 @@ def test_evaluate_says_what_it_scores(command: Command, finished: Path) -> None:
     assert "1 row is left out (missing text: 1)" in command("evaluate", "run", "one.csv").err
 
 
+def test_a_damaged_file_of_a_run_is_named(command: Command, place: Path, tuned: Path) -> None:
+    shutil.copytree(tuned, "run")
+    Path("run/results.json").write_text("{")
+    refused = command("show", "run")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "results.json: it is damaged" in refused.err
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(command: Command, place: Path, tuned: Path) -> None:
+    shutil.copytree(tuned, "run")
+    Path("run/results.json").unlink()
+    with RunFolder(Path("run")).alone():
+        refused = command("train", "--resume", "run")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "another process is training 'run'" in refused.err
+    assert command("train", "--resume", "run").code == 0
+
+
 def test_columns_may_be_called_otherwise_than_in_training(command: Command, finished: Path) -> None:
     pl.DataFrame({"review": ["a dull plot"], "stars": ["bad"]}).write_csv("other.csv")
     by_key = command("evaluate", "run", "other.csv", "--column", "text=review", "--column", "label=stars")

@@ -116,6 +116,12 @@ def test_a_run_learns_to_find_and_what_it_saves_loads(bert: Path, tmp_path: Path
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
 
 
+def test_recipes_that_train_a_head_as_well_do_without_one(bert: Path, tmp_path: Path) -> None:
+    given = ["task=embedding", "data.near_duplicates=false", "stages.adapter.until={updates: 2}"]
+    tuned = alloytune.tune(make_pairs(60), str(bert), "lora", output=tmp_path / "run", overrides=given)
+    assert tuned.results["stages"][0]["decision"] == "kept"
+
+
 def test_a_model_that_has_prompts_keeps_them(bert: Path, tmp_path: Path) -> None:
     source = shutil.copytree(bert, tmp_path / "bert")
     write_sentence_files(source, Pooling("cls"), tiny.WIDTH, None, {"query": "the ", "passage": "a "})
@@ -174,7 +180,7 @@ def test_what_cannot_be_is_refused(bert: Path, settings: dict[str, Any], words: 
 
 @pytest.mark.parametrize(
     ("part", "refusal"),
-    [("head", r"stages\[0\].train: 'head' matches nothing"), ("pooler", "train: none of the weights")],
+    [("head", r"train: 'head': this model has no head of its own"), ("pooler", "train: none of the weights")],
 )
 def test_what_no_vector_is_made_of_is_not_trained(bert: Path, tmp_path: Path, part: str, refusal: str) -> None:
     """A saved masked language model has no pooler, so that the body's is drawn, and never read."""

@@ -121,7 +121,7 @@ def test_given_splits_may_be_tables(bert: Path, tmp_path: Path) -> None:
 
 def test_a_table_that_is_none_is_refused(bert: Path) -> None:
     with pytest.raises(alloytune.InputError, match=r"data\.validation: there are both a file and a table"):
-        alloytune.tune(TABLE, str(bert), "head", validation=TABLE, overrides=("data.validation=x.csv",))
+        alloytune.tune(TABLE, str(bert), "head", validation=TABLE, overrides="data.validation=x.csv")
     with pytest.raises(alloytune.InputError, match="validation table: there are no rows"):
         alloytune.tune(TABLE, str(bert), "head", validation=TABLE[:0])
     with pytest.raises(alloytune.InputError, match="Series is no table"):

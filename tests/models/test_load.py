@@ -198,6 +198,13 @@ def test_files_of_another_size_than_the_config_says(bert: Path, tmp_path: Path) 
         load(source)
 
 
+def test_a_folder_without_a_tokenizer(bert: Path, tmp_path: Path) -> None:
+    """transformers makes one without a word for it, to which every text is the same."""
+    source = Path(shutil.copytree(bert, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*", "vocab*")))
+    with pytest.raises(InputError, match="no tokenizer, or one without words"):
+        load(source)
+
+
 def test_a_weight_file_cut_short(bert: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(bert, tmp_path / "model"))
     content = (source / "model.safetensors").read_bytes()

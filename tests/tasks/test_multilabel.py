@@ -39,6 +39,14 @@ def test_values_are_those_of_scikit_learn() -> None:
     assert [entry["f1"] for entry in scores.details["per_label"]] == pytest.approx(own.tolist())
 
 
+def test_macro_f1_is_of_the_labels_that_occur() -> None:
+    """As scikit-learn's with zero_division=nan, and as classification has it."""
+    task, truths = Multilabel(("a", "b", "c"), (0.5,) * 3), np.array([[1, 0, 0], [0, 1, 0]])
+    assert scores_of(task, list(20.0 * truths - 10), examples(truths)).values["macro_f1"] == 1.0
+    nothing = np.zeros((2, 3), int)
+    assert scores_of(task, list(nothing - 10.0), examples(nothing)).values["macro_f1"] == 0.0
+
+
 def test_average_precision_by_hand() -> None:
     assert average_precision(np.array([1, 0, 1]), np.array([3.0, 2.0, 1.0])) == pytest.approx(5 / 6)
     assert average_precision(np.array([0, 0, 0]), np.array([3.0, 2.0, 1.0])) == 1.0

@@ -41,6 +41,7 @@ def load_tokenizer(source: str, tokens: Sequence[str] = ()) -> PreTrainedTokeniz
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # a damaged folder fails in many libraries' ways
         raise _cannot_load(source, "tokenizer", error) from error
+    _require_words(tokenizer, source)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code that is not run
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -49,6 +50,14 @@ def load_tokenizer(source: str, tokens: Sequence[str] = ()) -> PreTrainedTokeniz
     if tokens:
         add_tokens(tokenizer, tokens)
     return tokenizer
+
+
+def _require_words(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    """Raise an InputError for what transformers makes where the tokenizer's files are missing: it knows no word."""
+    words = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+    if len(words) <= 1:  # some add a blank
+        what = f"{source!r} has no tokenizer, or one without words"
+        raise InputError("model", what, "put the files of the model's tokenizer beside its weights")
 
 
 def require_config(source: str) -> None:
@@ -101,7 +110,7 @@ def load_model(
     roles = find_roles(model)
     _require_body(fresh, roles, source)
     architecture.require(roles)
-    if "head" not in roles.members:  # which alone reads a pooler
+    if not roles.members["head"]:  # which alone reads a pooler
         fresh -= roles.members.get("pooler", frozenset())
     if _names_other_labels(own, model.config):
         fresh |= _redraw_outputs(model, roles, seed)

@@ -98,8 +98,7 @@ def find_roles(model: nn.Module) -> Roles:
     outputs = _output_layer(model)
     pairs.extend(_outer_roles(weights, base, inside, outputs, two_sided="encoder.layers" in stacks))
     members = _group(pairs)
-    if outputs is not None:
-        members.setdefault("head", frozenset())
+    members.setdefault("head", frozenset())  # some have none of their own
     remarks = (*_tied(weights, inside), *_fused(weights, members), *_repeated(model, stacks), *_idle(members))
     shapes = {canonical_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return Roles(shapes=shapes, members=members, stacks=stacks, shared=remarks)

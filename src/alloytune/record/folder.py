@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,19 @@ class RunFolder:
         """Give the folder of a stage; `number` counts from 0, the folder's name from 01."""
         return StageFolder(self.stages / f"{number + 1:02d}-{name}")
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other process train the run meanwhile; raises InputError where one does."""
+        with (self.path / "recipe.yaml").open("rb") as file:  # which is never written anew
+            try:
+                flock(file, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                what = f"another process is training {str(self.path)!r}"
+                raise InputError("run", what, "wait until it has ended, or stop it") from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+
     def read(self, name: str) -> dict[str, Any]:
         """Read one of the run's JSON files, such as `results.json`."""
         file = self.path / name
@@ -128,7 +143,10 @@ class RunFolder:
             raise InputError(
                 "run", f"{str(self.path)!r} has no {name} yet", f"finish it: alloytune train --resume {self.path}"
             )
-        value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(str(file), f"it is damaged ({error})", "put it back, or start the run anew") from None
         return value
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:

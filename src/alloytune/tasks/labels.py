@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -43,13 +43,16 @@ def require_classes(where: str, labels: pl.Series, *, cut: Sequence[str]) -> Non
     if cut and single:
         noun = "class has" if len(single) == 1 else "classes have"
         what = f"{len(single)} {noun} a single row, which cannot be split: {name_some(single)}"
-        raise InputError(where, what, _remedy_for_single(labels, len(single)))
+        raise InputError(where, what, _remedy_for_single(labels, single, counts))
 
 
-def _remedy_for_single(labels: pl.Series, num_single: int) -> str:
+def _remedy_for_single(labels: pl.Series, single: Sequence[str], counts: Mapping[str, int]) -> str:
+    folded = {label.casefold(): label for label in counts if counts[label] > 1}
+    if meant := [folded[label.casefold()] for label in single if label.casefold() in folded]:
+        return f"did you mean {name_some(meant)}? correct them, or remove these rows"
     if labels.str.contains(r"^[-+]?\d+\.\d+$").any() and labels.cast(pl.Float64, strict=False).is_not_null().all():
         return "give task: regression, as these look like ratings"
-    if len(labels) >= FEW_ROWS and 2 * num_single > len(labels):
+    if len(labels) >= FEW_ROWS and 2 * len(single) > len(labels):
         return "name another column, as these look like no classes"
     return "collect more rows of each, or remove these rows"
 

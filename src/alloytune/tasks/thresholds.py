@@ -47,15 +47,16 @@ def average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
 def set_values(figures: np.ndarray) -> dict[str, float]:
     """Give micro-F1, macro-F1, average precision and loss of what `set_figures` gives.
 
-    F1 is 2 tp / (2 tp + fp + fn), 0 where nothing is there or predicted: micro over all entries, macro the mean over
-    labels. Labels 10 01, predicted 11 00: micro-F1 2/4, macro-F1 (1 + 0) / 2.
+    F1 is 2 tp / (2 tp + fp + fn): micro over all entries, macro the mean over the labels that are there or predicted in
+    any row, 0 without any. Labels 10 01, predicted 11 00: micro-F1 2/4, macro-F1 (1 + 0) / 2.
     """
     num_labels = (figures.shape[1] - 2) // 2
     truths, predicted = figures[:, :num_labels], figures[:, num_labels : 2 * num_labels]
     right, every = (truths * predicted).sum(axis=0), truths.sum(axis=0) + predicted.sum(axis=0)
+    occurs = every > 0
     return {
         "micro_f1": float(2 * right.sum() / max(every.sum(), 1)),
-        "macro_f1": float((2 * right / np.maximum(every, 1)).mean()),
+        "macro_f1": float(np.mean(2 * right[occurs] / every[occurs])) if occurs.any() else 0.0,
         "average_precision": float(figures[:, -2].mean()),
         "loss": float(figures[:, -1].mean()),
     }
