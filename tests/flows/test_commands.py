@@ -198,6 +198,15 @@ def test_a_damaged_file_of_a_run_is_named(command: Command, place: Path, tuned: 
     assert "results.json: it is damaged" in refused.err
 
 
+def test_a_run_is_no_model(command: Command, finished: Path) -> None:
+    refused = command("roles", "run")
+    assert (refused.code, refused.err) == (
+        2,
+        "model: 'run' is the folder of a run; give the model in it, 'run/model'\n",
+    )
+    assert command("roles", "run/model").code == 0
+
+
 def test_a_run_is_trained_by_one_process_at_a_time(command: Command, place: Path, tuned: Path) -> None:
     shutil.copytree(tuned, "run")
     Path("run/results.json").unlink()

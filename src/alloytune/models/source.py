@@ -25,6 +25,10 @@ def locate(model: str) -> str:
     folder = Path(model).expanduser()
     if file := find_gguf(folder):
         return str(dequantise(file))
+    if (folder / "resolved.json").exists():  # of a run, whose folder holds models beside other things
+        raise InputError(
+            "model", f"{model!r} is the folder of a run", f"give the model in it, {str(folder / 'model')!r}"
+        )
     if folder.is_dir():
         return str(folder.resolve())
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
