@@ -37,7 +37,7 @@ def main() -> None:
     run.add_argument("--sets", nargs="+", default=list(ROWS))
     run.add_argument("--recipes", nargs="+", help="all shipped ones where absent")
     run.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    run.add_argument("--workers", type=int, default=1, help="runs at a time; seconds are comparable with one only")
+    run.add_argument("--workers", type=int, default=1, help="runs at a time; their seconds are not comparable then")
     run.add_argument("--output", type=Path, default=CELLS)
     commands.add_parser("report")
     options = parser.parse_args()
@@ -99,11 +99,8 @@ def sections() -> Iterator[str]:
         yield "every recipe, in batches of 32, rates left to `auto` (searched for in stages of 107 updates and"
         yield "more, starting values in shorter ones). Test accuracy: mean over the seeds ± their standard"
         yield "deviation, and the 95 % interval over test rows, its bounds averaged. Share: the most weights that one"
-        yield "stage trains. Several runs shared the machine, so that seconds compare roughly. `head` passes over the"
-        yield f"rows 20 times where it is used as shipped. On {first['machine']}; {versions}."
-        if name.endswith("-before-head-rates"):
-            yield "Taken before a new head beside other weights started at a rate of its own, which recipes that train"
-            yield "both together gain by: LoRA on `banking77` 0.82 here, 0.89 since (docs/rates.md)."
+        yield "stage trains. Of one seed, recipes that are a few hundredths apart are not told apart. `head` passes over"
+        yield f"the rows 20 times where it is used as shipped. On {first['machine']}; {versions}."
         yield ""
         for dataset in ROWS:
             yield from table([cell for cell in cells if cell["set"] == dataset])
@@ -118,8 +115,8 @@ def table(cells: list[dict[str, Any]]) -> Iterator[str]:
         by_recipe.setdefault(cell["method"], []).append(cell)
     yield f"{cells[0]['set']}, {cells[0]['rows']['train']:,} training rows:"
     yield ""
-    yield "| recipe | accuracy | 95 % interval | macro-F1 | share | updates | seconds | peak memory | seeds |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "| recipe | accuracy | 95 % interval | macro-F1 | share | updates | peak memory | seeds |"
+    yield "|---|---|---|---|---|---|---|---|"
     for recipe, found in sorted(by_recipe.items(), key=lambda pair: -mean(pair[1], "accuracy")):
         low, high = (statistics.mean(cell["intervals"]["accuracy"][bound] for cell in found) for bound in (0, 1))
         shown = [
@@ -129,7 +126,6 @@ def table(cells: list[dict[str, Any]]) -> Iterator[str]:
             spread([cell["macro_f1"] for cell in found]),
             f"{100 * mean(found, 'trained_share'):.3g} %",
             f"{mean(found, 'updates'):.0f}",
-            f"{mean(found, 'seconds'):.0f}",
             f"{mean(found, 'peak_memory_bytes') / 2**30:.2f} GiB",
             f"{len(found)}",
         ]
