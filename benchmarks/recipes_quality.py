@@ -99,8 +99,8 @@ def sections() -> Iterator[str]:
         yield "every recipe, in batches of 32, rates left to `auto` (searched for in stages of 107 updates and"
         yield "more, starting values in shorter ones). Test accuracy: mean over the seeds ± their standard"
         yield "deviation, and the 95 % interval over test rows, its bounds averaged. Share: the most weights that one"
-        yield "stage trains. Of one seed, recipes that are a few hundredths apart are not told apart. `head` passes over"
-        yield f"the rows 20 times where it is used as shipped. On {first['machine']}; {versions}."
+        yield "stage trains. One seed does not tell recipes apart that are a few hundredths apart. `head` passes"
+        yield f"over the rows 20 times where it is used as shipped. On {first['machine']}; {versions}."
         yield ""
         for dataset in ROWS:
             yield from table([cell for cell in cells if cell["set"] == dataset])
