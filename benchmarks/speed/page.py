@@ -300,7 +300,7 @@ REASONS = {
     "peak memory, every case, as a part of the tuned Trainer's": "above it is the head alone, by 7 MB of 765: a "
     "head's training adds next to nothing to libraries and weights, and Alloytune's own libraries take 0.05 GB.",
     "peak memory, partial and adapter": "importing torch, transformers and PEFT takes 0.4 GB and loading "
-    "all-MiniLM-L6-v2 0.1 GB, half of the Trainer's peak, and Alloytune's own libraries and data 0.1 GB. The line "
+    "all-MiniLM-L6-v2 0.1 GB, half of the Trainer's peak, and Alloytune's own libraries and data 0.05 GB. The line "
     "below it in the table counts what training adds.",
     "the same, of what training adds to what is held before it": "above it are the last 2 of 12 layers alone, 0.74. "
     "What is held is counted in Alloytune's favour: it tries the model on one row first, which brings 0.08 GB of the "
