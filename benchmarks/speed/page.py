@@ -304,7 +304,7 @@ REASONS = {
     "below it in the table counts what training adds.",
     "the same, of what training adds to what is held before it": "above it are the last 2 of 12 layers alone, 0.74. "
     "What is held is counted in Alloytune's favour: it tries the model on one row first, which brings 0.08 GB of the "
-    "libraries' code and of weights into memory that the Trainer brings there while it trains.",
+    "libraries' code and of weights (all-MiniLM-L6-v2) into memory that the Trainer brings there while it trains.",
     "labels for new texts, against a pipeline": "in float32, products of matrices are four fifths of Alloytune's "
     "seconds, near their measured peak; the pipeline computes the padding of unsorted texts beside. The default is "
     "float32, so that answers are those that transformers gives.",

@@ -40,12 +40,6 @@ class Machine:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             yield
 
-    @contextmanager
-    def without_autocast(self) -> Iterator[None]:
-        """Leave autocast for what follows, without losing what it has cast."""
-        with torch.autocast(self.device.type, enabled=False):
-            yield
-
     @property
     def pass_tokens(self) -> int:
         """Give how many tokens, with padding, go through the model at once."""

@@ -124,7 +124,7 @@ class Tuned:
         try:
             examples, answers, unfit = self._answers(self.task, rows)
         except InputError as error:  # the task knows its own name of the column, not whose it is and what it is called
-            column = self._columns_in(given, [error.where], columns or {}).get(error.where, error.where)
+            column = self._columns_in(given, list(self.recipe.columns), columns or {}).get(error.where, error.where)
             raise InputError(f"{where}: {column}", error.what, error.remedy) from None
         left_out = Counter([row.reason for row in (*dropped, *unanswered)] + unfit)
         if not examples:
@@ -173,7 +173,7 @@ class Tuned:
 
     def _columns_in(self, table: pl.DataFrame, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
         """Give what columns are called in a table, by the task's names: as in the training, or by the task's own."""
-        own = {name: given.get(name, self.recipe.columns.get(name, name)) for name in names}
+        own = {name: given.get(name, self.recipe.columns[name]) for name in names}
         has_own = all(column in table.columns for column in own.values())
         if not given and not has_own and all(name in table.columns for name in own):
             return {name: name for name in own}

@@ -230,7 +230,7 @@ def _frozen(session: Session, joint: Joint, parts: Mapping[str, Part]) -> Weight
         return {}
     roles = session.state.roles().members
     moved = session.state.touched if joint.over == "pretrained" else frozenset(parts)
-    base = roles["all"] - roles.get("head", frozenset())
+    base = roles["all"] - roles["head"]
     names = {name for name in moved & base if parts.get(name) != "partial"}
     values = session.pretrained_weights() if joint.over == "pretrained" else copy_weights(session.state.model, names)
     return {name: values[name].to(session.machine.device) for name in names}

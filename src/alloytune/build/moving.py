@@ -103,7 +103,7 @@ def _factors(stage: Stage, roles: Roles, selected: Selected, chooser: Chooser | 
     score = scale(stage)
     if score is None or chooser is None:
         return {}
-    fresh = roles.members.get("head", frozenset()) | roles.members.get("adapter", frozenset())
+    fresh = roles.members["head"] | roles.members.get("adapter", frozenset())
     found = {name: value for name, value in chooser.scores(score).items() if name in selected.names - fresh}
     largest = max(found.values(), default=0.0)
     return {name: value / largest for name, value in found.items()} if largest > 0 else {}

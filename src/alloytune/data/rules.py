@@ -55,11 +55,11 @@ class Rules:
     and drops rows whose answers cannot be used; columns may be absent. `answered` drops rows that hold a question
     without its answer, where both stand in one column, and makes several of one that has several answers; it is not
     asked about rows that are to be answered. `unite` gives the one answer for several of one text; where None, they are
-    a mistake, or several answers to learn. `strata`
-    gives the label of every row, where a row has one. `taught` gives what every row teaches that train must not lack,
-    such as its labels; where None, it is the label. `require` raises an InputError for rows that nothing can be
-    learned from or judged on; `count` counts what should stand in the audit, by class; `warn` says, of the rows as they
-    were read, the rows kept and their counts, what may make them hard to learn.
+    a mistake, or several answers to learn. `strata` gives the label of every row, where a row has one. `taught` gives
+    what every row teaches that train must not lack, such as its labels; where None, it is the label. `require` raises
+    an InputError for rows that nothing can be learned from or judged on; `count` counts what should stand in the audit,
+    by class; `warn` says, of the rows as they were read, the rows kept and their counts, what may make them hard to
+    learn.
     """
 
     texts: tuple[str, ...]

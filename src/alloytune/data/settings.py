@@ -37,9 +37,10 @@ class DataSettings:
 
     `columns` are the names in the tables of the columns that the task knows, by its own names; `rules` say what it
     makes of them; `other_columns` are those of the other ways of writing its examples, `other_tasks` those of other
-    tasks. Where `contradicts`, one text with two answers is a mistake in the data. A split is None when its table is
-    handed over in memory; `validation` or `test` that is not given at all is cut from train. `rows` is the most rows of
-    train to use, those cut off included, drawn after cleaning. `place` is where a recipe says all that.
+    tasks. Where `contradicts`, one text with two answers is a mistake in the data, unless the rules unite them. A split
+    is None when its table is handed over in memory; `validation` or `test` that is not given at all is cut from train.
+    `rows` is the most rows of train to use, those cut off included, drawn after cleaning. `place` is where a recipe
+    says all that.
     """
 
     train: Path | None

@@ -75,7 +75,7 @@ def attach(model: nn.Module, attachment: Attachment, roles: Roles, where: str, *
     Raises InputError when there is no such layer, or when PEFT has none of this kind for it.
     """
     settings, name = attachment.settings, attachment.name
-    head = roles.members.get("head", frozenset())
+    head = roles.members["head"]
     _require_free_name(model, name, where)
     targets = settings.targets(model, roles, attachment.names - head)
     if not targets:

@@ -54,8 +54,7 @@ def load_tokenizer(source: str, tokens: Sequence[str] = ()) -> PreTrainedTokeniz
 
 def _require_words(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     """Raise an InputError for what transformers makes where the tokenizer's files are missing: it knows no word."""
-    words = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
-    if len(words) <= 1:  # some add a blank
+    if len(tokenizer) - len(set(tokenizer.all_special_ids)) <= 1:  # some have a blank beside their special tokens
         what = f"{source!r} has no tokenizer, or one without words"
         raise InputError("model", what, "put the files of the model's tokenizer beside its weights")
 
@@ -194,7 +193,7 @@ def _names_other_labels(own: Any, settings: Any) -> bool:
 @torch.no_grad()
 def _redraw_outputs(model: PreTrainedModel, roles: Roles, seed: int) -> frozenset[str]:
     """Draw the head's last layer anew; give the names of its weights."""
-    names = [name for name in roles.shapes if name in roles.members.get("head", ())]
+    names = [name for name in roles.shapes if name in roles.members["head"]]
     outputs = {name.rpartition(".")[0] for name in names if roles.shapes[name][0] == model.config.num_labels}
     torch.manual_seed(seed)
     for path in sorted(outputs):

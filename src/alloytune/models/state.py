@@ -39,7 +39,7 @@ class ModelState:
     def __init__(self, model: PreTrainedModel, fresh: frozenset[str], *, reshaped: bool = False) -> None:
         self.heads = Heads(model, fresh)
         self.reshaped = reshaped
-        self.touched = self.roles().members.get("head", frozenset())
+        self.touched = self.roles().members["head"]
         self.attached: tuple[Attached, ...] = ()
 
     @property
@@ -90,7 +90,7 @@ class ModelState:
         beside = self.beside_names
         if not self.fresh and not beside:
             return roles
-        head = roles.members.get("head", frozenset()) | (self.fresh & frozenset(roles.shapes)) | beside
+        head = roles.members["head"] | (self.fresh & frozenset(roles.shapes)) | beside
         everywhere = ("all", "norm", "bias")
         members = {role: names if role in everywhere else names - beside for role, names in roles.members.items()}
         return replace(roles, members={**members, "head": head})
@@ -98,7 +98,7 @@ class ModelState:
     @property
     def head(self) -> frozenset[str]:
         """Give the names of the head's weights."""
-        return self.roles().members.get("head", frozenset())
+        return self.roles().members["head"]
 
     @property
     def adapter_names(self) -> frozenset[str]:

@@ -47,8 +47,7 @@ def require_classes(where: str, labels: pl.Series, *, cut: Sequence[str]) -> Non
 
 
 def _remedy_for_single(labels: pl.Series, single: Sequence[str], counts: Mapping[str, int]) -> str:
-    folded = {label.casefold(): label for label in counts if counts[label] > 1}
-    if meant := [folded[label.casefold()] for label in single if label.casefold() in folded]:
+    if meant := _meant(single, [label for label in counts if counts[label] > 1]):
         return f"did you mean {name_some(meant)}? correct them, or remove these rows"
     if labels.str.contains(r"^[-+]?\d+\.\d+$").any() and labels.cast(pl.Float64, strict=False).is_not_null().all():
         return "give task: regression, as these look like ratings"
@@ -113,14 +112,19 @@ def require_among(column: str, labels: Sequence[str], rows: Iterable[Iterable[st
     if unknown:
         num = "1 row has" if len(unknown) == 1 else f"{len(unknown)} rows have"
         named = sort_naturally(set().union(*unknown))
-        folded = {label.casefold(): label for label in labels}
-        meant = [folded[label.casefold()] for label in named if label.casefold() in folded]
+        meant = _meant(named, labels)
         raise InputError(
             column,
             f"{num} what the model does not know: {name_some(named)}",
             (f"did you mean {name_some(meant)}? " if meant else "")
             + f"remove such rows, or correct them to what it knows: {name_some(labels)}",
         )
+
+
+def _meant(written: Iterable[str], labels: Iterable[str]) -> list[str]:
+    """Give the labels that some differ from in capitals alone."""
+    folded = {label.casefold(): label for label in labels}
+    return [folded[label.casefold()] for label in written if label.casefold() in folded]
 
 
 def name_some(labels: Sequence[str]) -> str:
